@@ -1,0 +1,195 @@
+"""The few array functions that programs are made of, bound once for one array library.
+
+Everything here goes through autoray, so that a program never knows which library its arrays come from. Functions are
+bound ahead of a run (not dispatched call by call): it is faster, and compilers can trace the bound functions.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import autoray
+
+Array = Any  # an array of any library: there is no common type to name
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """The functions of one array library; `conj` is the identity when the arrays are real."""
+
+    backend: str
+    is_complex: bool
+    matmul: Callable[..., Array]
+    reshape: Callable[..., Array]
+    permute: Callable[..., Array]
+    concatenate: Callable[..., Array]
+    zeros_like: Callable[..., Array]
+    where: Callable[..., Array]
+    conj: Callable[..., Array]
+    sum: Callable[..., Array]
+    exp: Callable[..., Array]
+    expm1: Callable[..., Array]
+    logaddexp: Callable[..., Array]
+    tanh: Callable[..., Array]
+    sin: Callable[..., Array]
+    cos: Callable[..., Array]
+    erf: Callable[..., Array]
+
+
+def _unchanged(array: Array) -> Array:
+    return array
+
+
+def _first_of(backend: str, *names: str) -> Callable[..., Array]:
+    for name in names:
+        try:
+            function: Callable[..., Array] = autoray.get_lib_fn(backend, name)
+        except ImportError:
+            continue
+        return function
+    raise ImportError(f"the array library {backend!r} has none of the functions {', '.join(names)}")
+
+
+def _erf_through_numpy(backend: str) -> Callable[..., Array]:
+    """The error function for an array library without one: computed by SciPy on a NumPy view of the array."""
+    asarray = _first_of(backend, "asarray")
+
+    def erf(array: Array) -> Array:
+        numpy, special = importlib.import_module("numpy"), importlib.import_module("scipy.special")
+        return asarray(special.erf(numpy.from_dlpack(array)))
+
+    return erf
+
+
+@cache
+def namespace(backend: str, is_complex: bool) -> Namespace:
+    """Return the bound functions of an array library, named as autoray names it ("numpy", "torch", "jax" ...)."""
+    try:
+        erf = _first_of(backend, "erf", "special.erf", "scipy.special.erf")
+    except ImportError:
+        erf = _erf_through_numpy(backend)
+    same_name = ("matmul", "reshape", "zeros_like", "where", "sum", "exp", "expm1", "logaddexp", "tanh", "sin", "cos")
+    return Namespace(
+        backend=backend,
+        is_complex=is_complex,
+        permute=_first_of(backend, "permute_dims", "transpose"),
+        concatenate=_positional_axis(_first_of(backend, "concat", "concatenate")),
+        conj=_first_of(backend, "conj") if is_complex else _unchanged,
+        erf=erf,
+        **{name: _first_of(backend, name) for name in same_name},
+    )
+
+
+def _positional_axis(concatenate: Callable[..., Array]) -> Callable[[Sequence[Array], int], Array]:
+    return lambda arrays, axis: concatenate(arrays, axis=axis)
+
+
+def backend_of(array: Array) -> str:
+    """Return autoray's name of the library that owns an array."""
+    name: str = autoray.infer_backend(array)
+    return name
+
+
+def dtype_name(array: Array) -> str:
+    """Return the name of an array's number type, the same in every library: "float32", "complex128" ..."""
+    dtype = array.dtype
+    name = getattr(dtype, "name", None) or str(dtype)
+    return str(name).rpartition(".")[2]
+
+
+def namespace_of(arrays: Iterable[Array]) -> Namespace:
+    """Return the bound functions for arrays that all come from one library."""
+    first = next(iter(arrays))
+    return namespace(backend_of(first), dtype_name(first).startswith("complex"))
+
+
+def place(array: Array, backend: str, dtype: str, device: Any = None) -> Array:
+    """Return a NumPy array as an array of another library, number type and device.
+
+    Raises:
+        ImportError: if the library is not installed.
+        ValueError: if the library does not have the number type, or silently replaced it.
+    """
+    try:
+        asarray = autoray.get_lib_fn(backend, "asarray")
+        wanted = dtype if backend == "numpy" else autoray.to_backend_dtype(dtype, like=backend)
+    except (ImportError, ModuleNotFoundError) as error:
+        raise ImportError(f'backend {backend!r} is not installed; try: pip install "adntn[{backend}]"') from error
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"dtype {dtype!r} is unknown to {backend}") from error
+    options = {} if device is None else {"device": device}
+    try:
+        placed = asarray(array, dtype=wanted, **options)
+    except TypeError as error:
+        raise ValueError(f"dtype {dtype!r} on device {device!r} is unknown to {backend}: {error}") from error
+    if dtype_name(placed) != dtype:
+        raise ValueError(
+            f"dtype {dtype!r} was asked of {backend}, which gave {dtype_name(placed)!r}"
+            + ("; enable it first: jax.config.update('jax_enable_x64', True)" if backend == "jax" else "")
+        )
+    return placed
+
+
+def as_dtype(array: Array, dtype: str) -> Array:
+    """Return the array with another number type, by name; differentiable where the library is."""
+    return array if dtype_name(array) == dtype else autoray.astype(array, dtype)
+
+
+def merged_permutation(sizes: Sequence[int], destination: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shape and the axes of a transposition in which neighbours that stay neighbours are one axis.
+
+    Args:
+        sizes: sizes of the axes.
+        destination: where each axis goes: any distinct numbers, of which only the order counts.
+    """
+    order = sorted(range(len(sizes)), key=lambda axis: destination[axis])
+    target = {axis: position for position, axis in enumerate(order)}
+    runs: list[list[int]] = []
+    for axis in range(len(sizes)):
+        if runs and target[axis] == target[axis - 1] + 1:
+            runs[-1].append(axis)
+        else:
+            runs.append([axis])
+    shape = tuple(math.prod(sizes[axis] for axis in run) for run in runs)
+    axes = sorted(range(len(runs)), key=lambda run: target[runs[run][0]])
+    return shape, tuple(axes)
+
+
+def permuted(
+    array: Array, batch: int | None, sizes: Sequence[int], destination: Sequence[int], functions: Namespace
+) -> Array:
+    """Return a row-major array of axes `sizes` (after the batch axis, if any) with its axes sorted by destination.
+
+    Axes that move together are merged first: compilers and libraries are slow with transposes of many small axes.
+    """
+    shape, axes = merged_permutation(sizes, destination)
+    if axes == tuple(range(len(axes))):
+        return array
+    if batch is not None:
+        shape, axes = (batch, *shape), (0, *(axis + 1 for axis in axes))
+    return functions.permute(functions.reshape(array, shape), axes)
+
+
+def check_alike(arrays: Mapping[str, Array], what: str) -> None:
+    """Check that arrays share their library, number type and device.
+
+    Raises:
+        TypeError: naming the first two arrays that differ.
+    """
+    first = next(iter(arrays))
+    for question, answer in (("library", backend_of), ("dtype", dtype_name), ("device", _device)):
+        expected = answer(arrays[first])
+        for name, array in arrays.items():
+            if answer(array) != expected:
+                raise TypeError(
+                    f"{what} must share one {question}: {first!r} has {expected!r}, {name!r} has {answer(array)!r}"
+                )
+
+
+def _device(array: Array) -> str:
+    return str(getattr(array, "device", "cpu"))

@@ -1,0 +1,254 @@
+"""The class a user meets first: a network with everything one can do with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from adntn.arrays import (
+    Array,
+    Namespace,
+    as_dtype,
+    check_alike,
+    dtype_name,
+    namespace_of,
+    place,
+)
+from adntn.initialise import initial_cores
+from adntn.network import SCALE, Network
+from adntn.program.adjoint import Adjoint, adjoint
+from adntn.program.ir import Program
+from adntn.program.lower import lower
+from adntn.program.run import run
+from adntn.report import Report, report
+
+#: Number types in which programs run; the 16-bit ones are computed in float32 and rounded at the end.
+DTYPES = ("float32", "float64", "complex64", "complex128", "float16", "bfloat16")
+SHORT_DTYPES = ("float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Generator:
+    """Generates one weight (or a batch of them) from small cores.
+
+    >>> import adntn
+    >>> generator = adntn.TTN((4096, 4096), bond=2, activation="tanh")
+    >>> generator.parameters, round(generator.ratio)
+    (177, 94787)
+    >>> cores = generator.init(seed=0)
+    >>> generator.weight(cores).shape
+    (4096, 4096)
+
+    Cores are a plain mapping from names to arrays of one library; everything that comes back is of that library.
+
+    Attributes:
+        network: what is generated and how; immutable, so that a generator can be a static argument of a compiler.
+    """
+
+    network: Network
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what is generated; the batch axis, if there is one, comes first."""
+        lead = () if self.network.batch is None else (self.network.batch,)
+        return lead + self.network.layout.shape
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are stored: all cores and the scale."""
+        return self.network.parameters
+
+    @property
+    def ratio(self) -> float:
+        """How many weights each stored number makes."""
+        return math.prod(self.shape) / self.parameters
+
+    @property
+    def core_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every core, by name."""
+        return dict(self.network.core_shapes)
+
+    @cached_property
+    def program(self) -> Program:
+        """The contraction program; `print` it to read the formulas."""
+        return lower(self.network)
+
+    @cached_property
+    def adjoint(self) -> Adjoint:
+        """The program's adjoint: forward with residuals, and backward."""
+        return adjoint(self.program)
+
+    @cached_property
+    def _axes(self) -> tuple[int, ...]:
+        """For each leg of the program's result, its place among the legs of the layout."""
+        legs = self.program.outputs[0].legs[0 if self.network.batch is None else 1 :]
+        return tuple(self.network.levels[-1].output.index(leg) for leg in legs)
+
+    def init(
+        self,
+        seed: int = 0,
+        *,
+        backend: str = "numpy",
+        dtype: str = "float32",
+        device: Any = None,
+        std: float | None = None,
+    ) -> dict[str, Array]:
+        """Return cores to start from: calibrated so that the weight has the wanted standard deviation.
+
+        Args:
+            seed: the same seed gives the same cores on every backend.
+            backend: the array library, as autoray names it: "numpy", "torch", "jax", "cupy" ...
+            dtype: "float32", "float64", "complex64", "complex128", "float16" or "bfloat16".
+            device: passed on to the library.
+            std: the weight's standard deviation; by default 1 / sqrt(fan in), which keeps a layer's variance.
+
+        Raises:
+            ImportError: if the library is not installed.
+            ValueError: if the number type or the deviation is not possible, or an activation is not complex.
+        """
+        if isinstance(seed, bool) or not hasattr(seed, "__index__") or seed < 0:
+            raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+        deviation = 1.0 / math.sqrt(self.fan_in) if std is None else float(std)
+        if not (math.isfinite(deviation) and deviation > 0):
+            raise ValueError(f"std must be a positive number, got {std!r}")
+        is_complex = dtype.startswith("complex")
+        if is_complex:
+            self._check_complex()
+        drawn = initial_cores(self.network, seed.__index__(), deviation, complex_cores=is_complex)
+        return {name: place(core, backend, dtype, device) for name, core in drawn.items()}
+
+    @property
+    def fan_in(self) -> int:
+        """How many inputs each output of the layer sums over: all dimensions but the first."""
+        return math.prod(self.network.layout.shape[1:])
+
+    def weight(self, cores: Mapping[str, Array]) -> Array:
+        """Return the weight, differentiable by the library that owns the cores if it has automatic differentiation.
+
+        Raises:
+            KeyError, ValueError, TypeError: if cores are missing, unknown, of a wrong shape, or of different libraries.
+        """
+        self.check(cores)
+        dtype, cores = self._prepared(cores)
+        functions = namespace_of(cores.values())
+        (state,) = run(self.program, cores, functions)
+        return as_dtype(self._assembled(state, functions), dtype)
+
+    def apply(self, cores: Mapping[str, Array], x: Array) -> Array:
+        """Return x @ W.T, batched over the leading axes of `x`.
+
+        Args:
+            cores: the cores of a generator of shape (out, in), or (G, out, in) with a batch.
+            x: shape (..., in); with a batch, (G, ..., in).
+
+        Raises:
+            ValueError: if the weight is no matrix or `x` does not fit.
+        """
+        if len(self.network.layout.shape) != 2:
+            raise ValueError(f"apply needs a matrix (out, in), but this generator's shape is {self.shape}")
+        features, batch = self.shape[-1], self.network.batch
+        if len(x.shape) == 0 or x.shape[-1] != features:
+            raise ValueError(f"x must have the shape (..., {features}), got {tuple(x.shape)}")
+        if batch is not None and (len(x.shape) < 2 or x.shape[0] != batch):
+            raise ValueError(f"x must have the shape ({batch}, ..., {features}), got {tuple(x.shape)}")
+        check_alike({"x": x, **cores}, "x and the cores")
+        weight = self.weight(cores)
+        functions = namespace_of([weight])
+        lead = () if batch is None else (batch,)
+        rows = functions.reshape(x, (*lead, math.prod(x.shape[len(lead) : -1]), features))
+        axes = (1, 0) if batch is None else (0, 2, 1)
+        product = functions.matmul(rows, functions.permute(weight, axes))
+        return functions.reshape(product, (*x.shape[:-1], self.network.layout.shape[0]))
+
+    def vjp(self, cores: Mapping[str, Array]) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
+        """Return the weight and its pullback, which takes dL/dW to dL/d(core) for every core.
+
+        This is the library's own adjoint: it works on every array library. Gradients of complex cores are with respect
+        to the conjugate (torch's convention; `jax.grad` gives the conjugate of that).
+        """
+        weight, residuals = self.forward(cores)
+        return weight, lambda weight_bar: self.pullback(residuals, cores, weight_bar)
+
+    def forward(self, cores: Mapping[str, Array]) -> tuple[Array, tuple[Array, ...]]:
+        """Return the weight and the intermediate results that `pullback` needs: `vjp` in two halves, for frameworks."""
+        self.check(cores)
+        dtype, cores = self._prepared(cores)
+        functions = namespace_of(cores.values())
+        state, *residuals = run(self.adjoint.forward, cores, functions)
+        return as_dtype(self._assembled(state, functions), dtype), tuple(residuals)
+
+    def pullback(self, residuals: tuple[Array, ...], cores: Mapping[str, Array], weight_bar: Array) -> dict[str, Array]:
+        """Return dL/d(core) for every core, given `forward`'s residuals and dL/dW.
+
+        Raises:
+            ValueError, TypeError: if `weight_bar` has not the weight's shape, or another library or device.
+        """
+        self.check(cores)
+        if tuple(weight_bar.shape) != self.shape:
+            raise ValueError(f"W_bar must have the weight's shape {self.shape}, got {tuple(weight_bar.shape)}")
+        check_alike({"W_bar": weight_bar, "the cores": next(iter(cores.values()))}, "W_bar and the cores")
+        dtype, cores = self._prepared(cores)
+        functions = namespace_of(cores.values())
+        computed = dtype_name(next(iter(cores.values())))
+        seed = self.network.layout.disassemble(
+            as_dtype(weight_bar, computed), self._axes, self.network.batch, functions
+        )
+        given = {tensor.name: array for tensor, array in zip(self.adjoint.residuals, residuals, strict=True)}
+        gradients = run(self.adjoint.backward, {**cores, **given, self.adjoint.seed.name: seed}, functions)
+        shapes = self.network.core_shapes
+        return {
+            tensor.name: as_dtype(functions.reshape(gradient, shapes[tensor.name]), dtype)
+            for tensor, gradient in zip(self.program.inputs, gradients, strict=True)
+        }
+
+    def report(self, itemsize: int = 4) -> Report:
+        """Return parameters, ratio, costs, padding and rank bound; costs for numbers of `itemsize` bytes."""
+        return report(self.network, self.program, self.adjoint, itemsize)
+
+    def check(self, cores: Mapping[str, Array]) -> None:
+        """Check that `cores` are those of this generator.
+
+        Raises:
+            KeyError: if a core is missing or unknown.
+            ValueError: if a core has the wrong shape.
+            TypeError: if the cores differ in library, number type or device, or are no floating-point arrays.
+        """
+        shapes = self.network.core_shapes
+        if missing := [name for name in shapes if name not in cores]:
+            raise KeyError(f"cores lack {missing[0]!r} of shape {shapes[missing[0]]} ({len(missing)} missing in all)")
+        if unknown := [name for name in cores if name not in shapes]:
+            raise KeyError(f"cores have {unknown[0]!r}, which is none of this generator's: {', '.join(shapes)}")
+        for name, shape in shapes.items():
+            if not hasattr(cores[name], "shape") or not hasattr(cores[name], "dtype"):
+                raise TypeError(f"core {name!r} must be an array of shape {shape}, got {type(cores[name]).__name__}")
+            if tuple(cores[name].shape) != shape:
+                raise ValueError(f"core {name!r} must have the shape {shape}, got {tuple(cores[name].shape)}")
+        check_alike(cores, "cores")
+        dtype = dtype_name(cores[SCALE])
+        if dtype not in DTYPES:
+            raise TypeError(f"cores must have one of the dtypes {', '.join(DTYPES)}, got {dtype}")
+        if dtype.startswith("complex"):
+            self._check_complex()
+
+    def _check_complex(self) -> None:
+        for level in self.network.levels:
+            if not level.activation.holomorphic:
+                raise ValueError(f"activation {level.activation} is not defined for complex cores")
+
+    def _prepared(self, cores: Mapping[str, Array]) -> tuple[str, Mapping[str, Array]]:
+        """Return the cores' number type and the cores in the number type to compute in."""
+        dtype = dtype_name(cores[SCALE])
+        if dtype not in SHORT_DTYPES:
+            return dtype, cores
+        return dtype, {name: as_dtype(core, "float32") for name, core in cores.items()}
+
+    def _assembled(self, state: Array, functions: Namespace) -> Array:
+        return self.network.layout.assemble(state, self._axes, self.network.batch, functions)
+
+    def __str__(self) -> str:
+        return f"{self.network}\n  {self.ratio:,.0f} weights for each parameter"

@@ -1,0 +1,124 @@
+"""Cores to start from: isometric, drawn by NumPy from one seed, and calibrated level by level.
+
+Every core has a random stream of its own, named by the seed and the core: a MERA and the TTN inside it draw the same
+isometries, and because its disentanglers begin at the identity it starts as that TTN. Calibration measures the RMS of
+each pre-activation Z[l] once and rescales the level to 1, so that activations neither vanish nor saturate, and chooses
+the scale s so that the weight has the wanted standard deviation (mathematics, section 5).
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adntn.arrays import namespace
+from adntn.network import SCALE, Core, Level, Network
+from adntn.program.ir import Program, Tensor
+from adntn.program.lower import lower_levels
+from adntn.program.run import run
+
+Array = NDArray[Any]  # of real or complex numbers in double precision
+Cores = dict[str, Array]
+
+
+def initial_cores(network: Network, seed: int, deviation: float, *, complex_cores: bool = False) -> Cores:
+    """Return calibrated cores as NumPy arrays in double precision.
+
+    Args:
+        network: what to start.
+        seed: the same seed gives the same cores, always.
+        deviation: the wanted standard deviation of the weight, over all its elements (for each weight of a batch).
+        complex_cores: whether to draw complex numbers; the deviation is then that of the complex number.
+    """
+    cores = {core.name: _drawn(core, network.batch, seed, complex_cores) for core in network.cores}
+    return _calibrated(network, cores, deviation)
+
+
+def _drawn(core: Core, batch: int | None, seed: int, complex_cores: bool) -> Array:
+    random = np.random.default_rng([seed, zlib.crc32(core.name.encode())])
+    count = 1 if batch is None else batch
+    outputs = tuple(axis for axis in range(len(core.shape)) if axis not in core.inputs)
+    rows = math.prod(core.shape[axis] for axis in outputs)
+    columns = math.prod(core.shape[axis] for axis in core.inputs)
+    if core.start == "identity":
+        matrix = np.broadcast_to(np.eye(rows, columns), (count, rows, columns))
+    else:
+        matrix = _isometry(random, count, rows, columns, complex_cores)
+    array = matrix.reshape(count, *(core.shape[axis] for axis in (*outputs, *core.inputs)))
+    back = np.argsort((*outputs, *core.inputs))
+    array = np.ascontiguousarray(array.transpose(0, *(axis + 1 for axis in back)))
+    array = array.astype(np.complex128 if complex_cores else np.float64)
+    return array if batch is not None else array[0]
+
+
+def _isometry(random: np.random.Generator, count: int, rows: int, columns: int, complex_cores: bool) -> Array:
+    """Return random matrices with orthonormal columns, or rows if there are fewer of them; uniformly distributed."""
+    tall, wide = max(rows, columns), min(rows, columns)
+    gaussian = random.standard_normal((count, tall, wide))
+    if complex_cores:
+        gaussian = gaussian + 1j * random.standard_normal((count, tall, wide))
+    orthonormal, triangle = np.linalg.qr(gaussian)
+    diagonal = np.diagonal(triangle, axis1=-2, axis2=-1)
+    factor: Array = orthonormal * (diagonal / np.abs(diagonal))[:, None, :]
+    return factor if rows >= columns else factor.swapaxes(-1, -2)
+
+
+def _calibrated(network: Network, cores: Cores, deviation: float) -> Cores:
+    """Rescale the levels one after another while the state is computed once."""
+    functions = namespace("numpy", any(np.iscomplexobj(core) for core in cores.values()))
+    uses = Counter(node.core for level in network.levels for node in level.nodes)
+    cores = dict(cores)
+    state: Array | None = None
+    before: Tensor | None = None
+    lowered_levels = lower_levels(network)
+    for level, lowered in zip(network.levels, lowered_levels, strict=True):
+        arrays = cores if before is None or state is None else {**cores, before.name: state}
+        (block,) = run(Program((), lowered.contractions, (lowered.block,)), arrays, functions)
+        rms = _root_mean_square(block, network.batch)
+        names = _rescalable(network, level, uses)
+        if names and np.all(rms > 0) and np.all(np.isfinite(rms)):
+            share = rms ** (-1.0 / sum(uses[name] for name in names))
+            for name in names:
+                cores[name] = cores[name] * _along_batch(share, network.batch, cores[name].ndim)
+            block = block * _along_batch(1.0 / rms, network.batch, block.ndim)
+        state = block if level.activation.is_identity else level.activation.function(functions, block)
+        before = lowered.state
+    if state is None or before is None:
+        raise ValueError("the network has no level")
+    lead = 0 if network.batch is None else 1
+    weight = network.layout.assemble(
+        state, [network.levels[-1].output.index(leg) for leg in before.legs[lead:]], network.batch, functions
+    )
+    cores[SCALE] = np.asarray(_scale(weight, network.batch, deviation), dtype=state.dtype)
+    return cores
+
+
+def _rescalable(network: Network, level: Level, uses: Counter[str]) -> list[str]:
+    """Return the level's cores that no other level shares; disentanglers keep their identity."""
+    here = Counter(node.core for node in level.nodes)
+    return [name for name in here if here[name] == uses[name] and network.core[name].start == "isometry"]
+
+
+def _root_mean_square(array: Array, batch: int | None) -> Array:
+    rows = array.reshape(1 if batch is None else batch, -1)
+    mean_square: Array = np.mean(np.abs(rows) ** 2, axis=1)
+    return mean_square**0.5
+
+
+def _along_batch(numbers: Array, batch: int | None, rank: int) -> Array:
+    """Shape one number for each weight of the batch so that it multiplies an array of that rank."""
+    return numbers.reshape(()) if batch is None else numbers.reshape(-1, *(1,) * (rank - 1))
+
+
+def _scale(weight: Array, batch: int | None, deviation: float) -> Array:
+    """Return s; a weight that is constant (its deviation is nothing but rounding) is scaled by its RMS instead."""
+    rows = weight.reshape(1 if batch is None else batch, -1)
+    spread, rms = np.std(rows, axis=1), _root_mean_square(weight, batch)
+    measured = np.where(spread > 1e-6 * rms, spread, rms)
+    scale: Array = deviation / np.where(measured > 0, measured, 1.0)
+    return scale if batch is not None else scale.reshape(())

@@ -1,0 +1,161 @@
+"""A contraction of two tensors of many small legs as one product of matrices.
+
+Arrays stay matrix-shaped: neighbouring legs that travel together are one axis, and the large operand is not transposed
+where that can be helped. Array libraries are slow with transposes of many axes, and compilers need minutes for them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from adntn.arrays import Array, Namespace, merged_permutation
+from adntn.network import Leg
+
+Legs = tuple[Leg, ...]
+
+
+@dataclass(frozen=True)
+class Transposition:
+    """Reshape, permute (if need be), reshape."""
+
+    before: tuple[int, ...]
+    axes: tuple[int, ...] | None
+    after: tuple[int, ...]
+
+    def __call__(self, array: Array, functions: Namespace) -> Array:
+        """Return the transposed array."""
+        if self.axes is not None:
+            array = functions.permute(functions.reshape(array, self.before), self.axes)
+        return functions.reshape(array, self.after)
+
+
+@dataclass(frozen=True)
+class MatrixForm:
+    """How a contraction is run; `swap` exchanges the operands first, and each is brought to its shape.
+
+    Kinds:
+        "scalar": first (B, N) times second (B, 1).
+        "sandwich": second (B, 1, M, K) times first (B, L, K, R) gives (B, L, M, R): first stays as it lies.
+        "product": first (B, N, K) times second (B, K, M).
+        "environment": first (B, L, K, R) times second (B, L, R, M) summed over L gives (B, K, M).
+    """
+
+    kind: Literal["scalar", "sandwich", "product", "environment"]
+    swap: bool
+    first: Transposition
+    second: Transposition
+    out: Transposition
+
+    def __call__(self, left: Array, right: Array, functions: Namespace) -> Array:
+        """Return the contraction of two arrays, flat or of any shape."""
+        if self.swap:
+            left, right = right, left
+        first, second = self.first(left, functions), self.second(right, functions)
+        if self.kind == "scalar":
+            result = first * second
+        elif self.kind == "sandwich":
+            result = functions.matmul(second, first)
+        else:
+            result = functions.matmul(first, second)
+            if self.kind == "environment":
+                result = functions.sum(result, 1)
+        return self.out(result, functions)
+
+
+def _size(legs: Sequence[Leg]) -> int:
+    return math.prod(leg.size for leg in legs)
+
+
+def transposition(source: Legs, target: Legs, after: tuple[int, ...]) -> Transposition:
+    """Return the transposition from the order of legs `source` to the order `target`, shaped `after` at the end."""
+    places = {leg: place for place, leg in enumerate(target)}
+    before, axes = merged_permutation([leg.size for leg in source], [places[leg] for leg in source])
+    return Transposition(before, None if axes == tuple(range(len(axes))) else axes, after)
+
+
+def _common_prefix(one: Legs, other: Legs) -> int:
+    length = 0
+    while length < min(len(one), len(other)) and one[length] == other[length]:
+        length += 1
+    return length
+
+
+def _around(one: Legs, other: Legs) -> tuple[Legs, Legs, Legs, Legs]:
+    """Split two sequences into what they share in front, the middle of each, and what they share at the end."""
+    front = _common_prefix(one, other)
+    back = _common_prefix(one[front:][::-1], other[front:][::-1])
+    return one[:front], one[front : len(one) - back], other[front : len(other) - back], one[len(one) - back :]
+
+
+@lru_cache(maxsize=65536)
+def matrix_form(left: Legs, right: Legs, out: Legs) -> MatrixForm:
+    """Return how to contract tensors with legs `left` and `right` to the legs `out`.
+
+    Legs that all three have are a batch; every other leg must be in exactly two of the three.
+    """
+    batch = tuple(leg for leg in out if leg in left and leg in right)
+    leads = all(legs[: len(batch)] == batch for legs in (left, right, out))
+    if leads:
+        bodies = [legs[len(batch) :] for legs in (left, right, out)]
+        for find in (_scalar, _sandwich, _environment):
+            for swap in (False, True):
+                first, second = (bodies[1], bodies[0]) if swap else (bodies[0], bodies[1])
+                form = find(batch, first, second, bodies[2], swap)
+                if form is not None:
+                    return form
+    return _product(batch, left, right, out)
+
+
+def _scalar(batch: Legs, first: Legs, second: Legs, out: Legs, swap: bool) -> MatrixForm | None:
+    if second or first != out:
+        return None
+    count = _size(batch)
+    plain = Transposition((), None, (count, _size(first)))
+    return MatrixForm("scalar", swap, plain, Transposition((), None, (count, 1)), plain)
+
+
+def _sandwich(batch: Legs, first: Legs, second: Legs, out: Legs, swap: bool) -> MatrixForm | None:
+    front, summed, made, back = _around(first, out)
+    if set(second) != {*summed, *made} or len(second) != len(summed) + len(made):
+        return None
+    count, rows, columns = _size(batch), _size(made), _size(summed)
+    shape = (count, _size(front), columns, _size(back))
+    end = Transposition((), None, (count, _size(out)))
+    if _size(back) == 1:
+        factor = transposition((*batch, *second), (*batch, *summed, *made), (count, columns, rows))
+        return MatrixForm("product", swap, Transposition((), None, (count, _size(front), columns)), factor, end)
+    factor = transposition((*batch, *second), (*batch, *made, *summed), (count, 1, rows, columns))
+    return MatrixForm("sandwich", swap, Transposition((), None, shape), factor, end)
+
+
+def _environment(batch: Legs, first: Legs, second: Legs, out: Legs, swap: bool) -> MatrixForm | None:
+    front, mine, other, back = _around(first, second)
+    if set(out) != {*mine, *other} or len(out) != len(mine) + len(other):
+        return None
+    count, outer, rows, columns, inner = (_size(legs) for legs in (batch, front, mine, other, back))
+    end = transposition((*batch, *mine, *other), (*batch, *out), (count, rows * columns))
+    if inner == 1:  # transposes of a matrix cost nothing
+        one = Transposition((count, outer, rows), (0, 2, 1), (count, rows, outer))
+        return MatrixForm("product", swap, one, Transposition((), None, (count, outer, columns)), end)
+    two = Transposition((count, outer, columns, inner), (0, 1, 3, 2), (count, outer, inner, columns))
+    return MatrixForm("environment", swap, Transposition((), None, (count, outer, rows, inner)), two, end)
+
+
+def _product(batch: Legs, left: Legs, right: Legs, out: Legs) -> MatrixForm:
+    summed = tuple(leg for leg in left if leg in right and leg not in out)
+    rows = tuple(leg for leg in left if leg in out and leg not in batch)
+    columns = tuple(leg for leg in right if leg in out and leg not in batch)
+    # keep the order in which the result wants its legs, so that it need not be transposed afterwards
+    rows, columns = (tuple(sorted(legs, key=out.index)) for legs in (rows, columns))
+    count = _size(batch)
+    return MatrixForm(
+        "product",
+        False,
+        transposition(left, (*batch, *rows, *summed), (count, _size(rows), _size(summed))),
+        transposition(right, (*batch, *summed, *columns), (count, _size(summed), _size(columns))),
+        transposition((*batch, *rows, *columns), out, (_size(out),)),
+    )
