@@ -2,6 +2,7 @@
 
 from adntn.activations import ACTIVATIONS, Activation
 from adntn.arrays import Namespace
+from adntn.fit import Fit, fit, hierarchical_svd
 from adntn.generator import Generator
 from adntn.network import Core, Leg, Level, Network, Node
 from adntn.report import Report
@@ -33,6 +34,7 @@ __all__ = [
     "Brickwall",
     "Core",
     "Custom",
+    "Fit",
     "Generator",
     "Layout",
     "Leg",
@@ -46,5 +48,7 @@ __all__ = [
     "TensorTrain",
     "Topology",
     "Tucker",
+    "fit",
+    "hierarchical_svd",
     "topology",
 ]

@@ -1,0 +1,220 @@
+"""Cores for a given dense weight, on NumPy: a hierarchical SVD to start from where there is one, then SciPy's L-BFGS.
+
+A trained weight is hardly compressible by a factor of thousands: expect relative errors near 1 there. What a fit is
+good for is a start, or a weight that has structure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from adntn.arrays import namespace
+from adntn.generator import Generator
+from adntn.network import SCALE, Level, Network
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The result of a fit.
+
+    Attributes:
+        cores: the best cores found, in the number type of the weight.
+        error: relative Frobenius error |W - weight| / |weight| of these cores.
+        history: the error at the start and after each iteration.
+    """
+
+    cores: dict[str, Array]
+    error: float
+    history: tuple[float, ...]
+
+
+def fit(
+    generator: Generator,
+    weight: Array,
+    *,
+    cores: Mapping[str, Array] | None = None,
+    seed: int = 0,
+    iterations: int = 200,
+) -> Fit:
+    """Return cores whose weight is near the given one, by relative Frobenius error.
+
+    >>> import numpy as np, adntn
+    >>> weight = np.outer(np.arange(1.0, 9), np.arange(1.0, 9))
+    >>> adntn.fit(adntn.LowRank((8, 8), rank=1), weight).error < 1e-6
+    True
+
+    Args:
+        generator: what is to generate the weight.
+        weight: a NumPy array of the generator's shape.
+        cores: where to start; by default the hierarchical SVD for linear trees, else `generator.init(seed)` with the
+            standard deviation of the weight.
+        seed: of that start.
+        iterations: of L-BFGS at most; 0 returns the start.
+
+    Raises:
+        TypeError, ValueError: if the weight is no finite NumPy array of that shape, or all zero.
+    """
+    target = _checked(generator, weight)
+    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
+        raise ValueError(f"iterations must be an integer of at least 0, got {iterations!r}")
+    if cores is None:
+        start = _start(generator, target, seed)
+    else:
+        generator.check(cores)
+        start = {name: np.asarray(core, dtype=target.dtype) for name, core in cores.items()}
+    packing = _Packing(generator.core_shapes, np.iscomplexobj(target))
+    norm = float(np.linalg.norm(target))
+
+    def loss(vector: Array) -> tuple[float, Array]:
+        generated, pullback = generator.vjp(packing.unpack(vector))
+        difference = (generated - target) / norm
+        gradient = packing.pack(pullback(2.0 / norm * difference))
+        return float(np.linalg.norm(difference)) ** 2, gradient
+
+    first = packing.pack(start)
+    best, history = first, [math.sqrt(loss(first)[0])]
+    if iterations > 0:
+        result = minimize(
+            loss,
+            first,
+            jac=True,
+            method="L-BFGS-B",
+            callback=lambda intermediate_result: history.append(math.sqrt(intermediate_result.fun)),
+            options={"maxiter": iterations, "maxcor": 20, "ftol": 0.0, "gtol": 1e-12, "maxfun": 20 * iterations},
+        )
+        if math.sqrt(result.fun) < history[0]:
+            best = result.x
+    found = {name: core.astype(weight.dtype) for name, core in packing.unpack(best).items()}
+    error = float(np.linalg.norm(generator.weight(found).astype(target.dtype) - target)) / norm
+    return Fit(found, error, tuple(history))
+
+
+def hierarchical_svd(generator: Generator, weight: Array) -> dict[str, Array]:
+    """Return the cores of a linear tree from truncated SVDs, leaves first.
+
+    With U the leading singular vectors of a group of legs, the isometry is U and the state becomes U^H times the state.
+    The squared error is at most the sum, over all isometries, of the squares of the discarded singular values of the
+    weight itself: within sqrt(number of isometries) of the best tree of the same bonds. Disentanglers are left at the
+    identity.
+
+    Raises:
+        TypeError, ValueError: if the weight does not fit, or the generator is no linear tree without shared cores.
+
+    Source: L. Grasedyck, SIAM J. Matrix Anal. Appl. 31, 2029 (2010).
+    """
+    target = _checked(generator, weight)
+    network = generator.network
+    if (reason := _why_no_tree(network)) is not None:
+        raise ValueError(f"the hierarchical SVD needs a linear tree, but {reason}")
+    functions = namespace("numpy", np.iscomplexobj(target))
+    axes = range(len(network.layout.leg_sizes))
+    weights = target[None] if network.batch is None else target
+    each = [_tree_cores(network, network.layout.disassemble(one, axes, None, functions).reshape(-1)) for one in weights]
+    if network.batch is None:
+        return each[0]
+    return {name: np.stack([one[name] for one in each]) for name in each[0]}
+
+
+def _checked(generator: Generator, weight: Array) -> Array:
+    """Return the weight in double precision."""
+    if not isinstance(weight, np.ndarray):
+        raise TypeError(f"weight must be a NumPy array, got {type(weight).__name__}")
+    if weight.shape != generator.shape:
+        raise ValueError(f"weight must have the generator's shape {generator.shape}, got {weight.shape}")
+    if weight.dtype.kind not in "fc":
+        raise TypeError(f"weight must hold floating-point numbers, got {weight.dtype}")
+    if not np.all(np.isfinite(weight)):
+        where = tuple(int(index) for index in np.argwhere(~np.isfinite(weight))[0])
+        raise ValueError(f"weight must be finite, got {weight[where]} at {where}")
+    if not np.any(weight):
+        raise ValueError("weight must not be all zero: its relative error is undefined")
+    return weight.astype(np.complex128 if weight.dtype.kind == "c" else np.float64)
+
+
+def _start(generator: Generator, target: Array, seed: int) -> dict[str, Array]:
+    if _why_no_tree(generator.network) is None:
+        return hierarchical_svd(generator, target)
+    deviation = float(np.std(target)) or float(np.abs(target).max())
+    return generator.init(seed, dtype=target.dtype.name, std=deviation)
+
+
+def _why_no_tree(network: Network) -> str | None:
+    """Return why a network is no linear tree, or None if it is one (disentanglers, at the identity, do not matter)."""
+    first, *others = network.levels
+    if any(not level.activation.is_identity for level in network.levels):
+        return "it has activations"
+    if len(first.nodes) != 1:
+        return "its first level has more than one core"
+    for level in others:
+        names = [node.core for node in level.nodes if network.core[node.core].start == "isometry"]
+        if any(network.core[name].inputs != (0,) for name in names):
+            return "a core has not one input leg, its first"
+        if len(set(names)) < len(names):
+            return "its cores are shared"
+    return None
+
+
+def _tree_cores(network: Network, flat: Array) -> dict[str, Array]:
+    mixers = [core for core in network.cores if core.start == "identity"]
+    cores = {core.name: np.eye(math.isqrt(core.size)).reshape(core.shape) for core in mixers}
+    for level in reversed(network.levels[1:]):
+        flat = _contract_level(network, level, flat, cores)
+    (top,) = network.levels[0].nodes
+    cores[top.core] = flat.reshape(network.core[top.core].shape)
+    cores[SCALE] = np.ones(())
+    return {name: core.astype(flat.dtype) for name, core in cores.items()}
+
+
+def _contract_level(network: Network, level: Level, flat: Array, cores: dict[str, Array]) -> Array:
+    """Find the isometries of one level from its first leg to its last, and return the state above them."""
+    done = 1
+    for node in level.nodes:
+        core = network.core[node.core]
+        if core.start == "identity":
+            continue
+        bond, *children = core.shape
+        size = math.prod(children)
+        tensor = flat.reshape(done, size, -1)
+        matrix = tensor.transpose(1, 0, 2).reshape(size, -1)
+        vectors = _leading_vectors(matrix, bond)
+        cores[core.name] = vectors.T.reshape(core.shape)
+        flat = np.matmul(vectors.conj().T, tensor).reshape(-1)
+        done *= bond
+    return flat
+
+
+def _leading_vectors(matrix: Array, count: int) -> Array:
+    """Return the leading left singular vectors, through a QR of the long side: accurate, and cheap for few rows."""
+    rows, columns = matrix.shape
+    triangle: Array = np.asarray(np.linalg.qr(matrix.T, mode="r")) if columns > rows else matrix.T
+    return np.linalg.svd(triangle.T, full_matrices=True)[0][:, :count]
+
+
+class _Packing:
+    """Cores as one vector of real numbers, for optimisers, and back."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], is_complex: bool) -> None:
+        self.shapes, self.is_complex = shapes, is_complex
+
+    def pack(self, cores: Mapping[str, Array]) -> Array:
+        flat = np.concatenate([np.asarray(cores[name]).reshape(-1) for name in self.shapes])
+        return flat.view(np.float64) if self.is_complex else flat
+
+    def unpack(self, vector: Array) -> dict[str, Array]:
+        flat = np.ascontiguousarray(vector)
+        if self.is_complex:
+            flat = flat.view(np.complex128)
+        cores, start = {}, 0
+        for name, shape in self.shapes.items():
+            cores[name] = flat[start : start + math.prod(shape)].reshape(shape)
+            start += math.prod(shape)
+        return cores
