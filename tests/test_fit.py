@@ -1,0 +1,123 @@
+"""Fitting a dense weight: against the singular value decompositions that bound what is possible."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import adntn
+
+LINEAR_TREES = {
+    "TTN": adntn.TTN.options(bond=3, activation="identity"),
+    "TTN, arity 3": adntn.TTN.options(bond=3, arity=3, leg=1, activation="identity"),
+    "TTN, interleaved": adntn.TTN.options(bond=2, activation="identity", layout="interleaved"),
+    "TTN, batch": adntn.TTN.options(bond=2, activation="identity", batch=2),
+    "MERA at the identity": adntn.MERA.options(bond=3, activation="identity"),
+}
+
+
+def random_weight(shape: tuple[int, ...], dtype: str = "float64", seed: int = 0) -> Any:
+    random = np.random.default_rng(seed)
+    weight = random.standard_normal(shape)
+    return (weight + 1j * random.standard_normal(shape) if dtype.startswith("complex") else weight).astype(dtype)
+
+
+def relative_error(one: Any, other: Any) -> float:
+    return float(np.linalg.norm(one - other) / np.linalg.norm(other))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("options", LINEAR_TREES.values(), ids=LINEAR_TREES)
+def test_the_hierarchical_svd_recovers_what_a_tree_of_its_bonds_generates(options: adntn.Options, dtype: str) -> None:
+    generator = options((24, 20))
+    weight = generator.weight(generator.init(1, dtype=dtype))
+    assert relative_error(generator.weight(adntn.hierarchical_svd(generator, weight)), weight) < 1e-12
+
+
+@pytest.mark.parametrize("bond", [1, 2, 3])
+def test_the_hierarchical_svd_is_within_its_quasi_optimal_bound(bond: int) -> None:
+    generator = adntn.TTN((16, 16), bond=bond, leg=1, activation="identity")
+    weight = random_weight((16, 16))
+    error = np.linalg.norm(generator.weight(adntn.hierarchical_svd(generator, weight)) - weight)
+    # the tree of 8 legs of 2: pairs of legs, then halves; at each isometry, what the weight itself loses
+    legs = weight.reshape((2,) * 8)
+    tails = []
+    for width in (2, 4):
+        for start in range(0, 8, width):
+            own = list(range(start, start + width))
+            others = [axis for axis in range(8) if axis not in own]
+            values = np.linalg.svd(legs.transpose(own + others).reshape(2**width, -1), compute_uv=False)
+            tails.append(np.sum(values[bond:] ** 2))
+    assert generator.core_shapes["top"] == (bond, bond)
+    assert error**2 <= sum(tails) * (1 + 1e-12)
+    assert error**2 >= max(tails) * (1 - 1e-12), "no tree of these bonds is nearer than its worst cut allows"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
+@pytest.mark.parametrize("rank", [1, 3])
+def test_a_low_rank_fit_reaches_the_truncated_svd(rank: int, dtype: str) -> None:
+    weight = random_weight((12, 10), dtype)
+    values = np.linalg.svd(weight, compute_uv=False)
+    best = np.sqrt(np.sum(values[rank:] ** 2) / np.sum(values**2))
+    found = adntn.fit(adntn.LowRank((12, 10), rank=rank), weight, iterations=2000)
+    assert found.error == pytest.approx(best, rel=1e-4)
+    assert found.cores["left"].dtype == weight.dtype
+
+
+@pytest.mark.parametrize("topology", ["TTN", "AugmentedTTN", "MERA"])
+def test_a_nonlinear_fit_finds_a_weight_of_its_own_kind(topology: str) -> None:
+    generator = getattr(adntn, topology)((8, 8), bond=2, activation="tanh")
+    cores = generator.init(3, dtype="float64")
+    weight = generator.weight(cores)
+    start = {name: core + 0.05 * random_weight(core.shape, seed=5) for name, core in cores.items()}
+    found = adntn.fit(generator, weight, cores=start, iterations=2000)
+    assert found.history[0] > 0.05
+    assert found.error < 1e-3
+    assert found.error == pytest.approx(relative_error(generator.weight(found.cores), weight))
+
+
+def test_a_fit_never_ends_worse_than_it_began() -> None:
+    generator = adntn.MERA((12, 10), bond=3, activation="identity")
+    weight = random_weight((12, 10))
+    start = adntn.fit(generator, weight, iterations=0)
+    found = adntn.fit(generator, weight, iterations=30)
+    assert start.error == pytest.approx(start.history[0])
+    assert found.error <= start.error
+    assert list(found.history) == sorted(found.history, reverse=True)
+
+
+WEIGHT = random_weight((8, 8))
+BAD_WEIGHTS = {
+    "a list": ([[0.0]], TypeError, "NumPy array"),
+    "another shape": (WEIGHT[:4], ValueError, r"\(8, 8\).*\(4, 8\)"),
+    "integers": (np.ones((8, 8), dtype=int), TypeError, "int64"),
+    "NaN": (np.where(np.eye(8) > 0, np.nan, WEIGHT), ValueError, r"nan at \(0, 0\)"),
+    "infinity": (np.where(np.eye(8) > 0, np.inf, WEIGHT), ValueError, r"inf at \(0, 0\)"),
+    "zeros": (np.zeros((8, 8)), ValueError, "all zero"),
+}
+
+
+@pytest.mark.parametrize(("weight", "error", "words"), BAD_WEIGHTS.values(), ids=BAD_WEIGHTS)
+def test_a_weight_that_cannot_be_fitted_is_named(weight: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        adntn.fit(adntn.TTN((8, 8)), weight)
+
+
+NO_TREES = {
+    "activations": (adntn.TTN((8, 8), leg=1, last_activation="tanh"), "activations"),
+    "no top": (adntn.LowRank((8, 8), rank=2), "more than one core"),
+    "shared": (adntn.TTN((8, 8), leg=1, activation="identity", share="all"), "shared"),
+}
+
+
+@pytest.mark.parametrize(("generator", "words"), NO_TREES.values(), ids=NO_TREES)
+def test_the_hierarchical_svd_says_why_a_network_is_no_linear_tree(generator: adntn.Generator, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        adntn.hierarchical_svd(generator, WEIGHT)
+
+
+def test_a_negative_number_of_iterations_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"iterations.*-1"):
+        adntn.fit(adntn.TTN((8, 8)), WEIGHT, iterations=-1)
