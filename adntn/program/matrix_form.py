@@ -17,6 +17,9 @@ from adntn.network import Leg
 
 Legs = tuple[Leg, ...]
 
+#: An environment whose innermost sum is shorter than this is transposed first: many tiny products are slower.
+SMALL_INNER = 8
+
 
 @dataclass(frozen=True)
 class Transposition:
@@ -137,6 +140,8 @@ def _environment(batch: Legs, first: Legs, second: Legs, out: Legs, swap: bool) 
     if set(out) != {*mine, *other} or len(out) != len(mine) + len(other):
         return None
     count, outer, rows, columns, inner = (_size(legs) for legs in (batch, front, mine, other, back))
+    if outer > 1 and 1 < inner < SMALL_INNER:
+        return None
     end = transposition((*batch, *mine, *other), (*batch, *out), (count, rows * columns))
     if inner == 1:  # transposes of a matrix cost nothing
         one = Transposition((count, outer, rows), (0, 2, 1), (count, rows, outer))
