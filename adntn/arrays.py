@@ -10,7 +10,6 @@ import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import autoray
@@ -45,13 +44,20 @@ def _unchanged(array: Array) -> Array:
     return array
 
 
+def _untranslated(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Return a library's own function where autoray translates its keywords: compilers cannot trace the translation."""
+    from_autoray = getattr(function, "__globals__", {}).get("__name__", "").startswith("autoray")
+    own: Callable[..., Array] = getattr(function, "__wrapped__", function) if from_autoray else function
+    return own
+
+
 def _first_of(backend: str, *names: str) -> Callable[..., Array]:
     for name in names:
         try:
-            function: Callable[..., Array] = autoray.get_lib_fn(backend, name)
+            function = autoray.get_lib_fn(backend, name)
         except ImportError:
             continue
-        return function
+        return _untranslated(function)
     raise ImportError(f"the array library {backend!r} has none of the functions {', '.join(names)}")
 
 
@@ -66,9 +72,19 @@ def _erf_through_numpy(backend: str) -> Callable[..., Array]:
     return erf
 
 
-@cache
+#: Namespaces bound so far. A plain mapping, because compilers look through it (they would trace a cached function).
+_BOUND: dict[tuple[str, bool], Namespace] = {}
+
+
 def namespace(backend: str, is_complex: bool) -> Namespace:
     """Return the bound functions of an array library, named as autoray names it ("numpy", "torch", "jax" ...)."""
+    bound = _BOUND.get((backend, is_complex))
+    if bound is None:
+        bound = _BOUND[backend, is_complex] = _bind(backend, is_complex)
+    return bound
+
+
+def _bind(backend: str, is_complex: bool) -> Namespace:
     try:
         erf = _first_of(backend, "erf", "special.erf", "scipy.special.erf")
     except ImportError:
@@ -160,19 +176,28 @@ def merged_permutation(sizes: Sequence[int], destination: Sequence[int]) -> tupl
     return shape, tuple(axes)
 
 
-def permuted(
-    array: Array, batch: int | None, sizes: Sequence[int], destination: Sequence[int], functions: Namespace
-) -> Array:
-    """Return a row-major array of axes `sizes` (after the batch axis, if any) with its axes sorted by destination.
+@dataclass(frozen=True)
+class Transposition:
+    """Reshape, permute (if need be), reshape: worked out ahead, so that running it is nothing else."""
+
+    before: tuple[int, ...]
+    axes: tuple[int, ...] | None
+    after: tuple[int, ...]
+
+    def __call__(self, array: Array, functions: Namespace) -> Array:
+        """Return the transposed array."""
+        if self.axes is not None:
+            array = functions.permute(functions.reshape(array, self.before), self.axes)
+        return functions.reshape(array, self.after)
+
+
+def transposition(sizes: Sequence[int], destination: Sequence[int], after: tuple[int, ...]) -> Transposition:
+    """Return how a row-major array of axes `sizes` gets its axes sorted by destination, and the shape `after`.
 
     Axes that move together are merged first: compilers and libraries are slow with transposes of many small axes.
     """
-    shape, axes = merged_permutation(sizes, destination)
-    if axes == tuple(range(len(axes))):
-        return array
-    if batch is not None:
-        shape, axes = (batch, *shape), (0, *(axis + 1 for axis in axes))
-    return functions.permute(functions.reshape(array, shape), axes)
+    before, axes = merged_permutation(sizes, destination)
+    return Transposition(before, None if axes == tuple(range(len(axes))) else axes, after)
 
 
 def check_alike(arrays: Mapping[str, Array], what: str) -> None:

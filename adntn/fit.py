@@ -116,9 +116,9 @@ def hierarchical_svd(generator: Generator, weight: Array) -> dict[str, Array]:
     if (reason := _why_no_tree(network)) is not None:
         raise ValueError(f"the hierarchical SVD needs a linear tree, but {reason}")
     functions = namespace("numpy", np.iscomplexobj(target))
-    axes = range(len(network.layout.leg_sizes))
+    assembly = network.layout.assembly(range(len(network.layout.leg_sizes)), None)
     weights = target[None] if network.batch is None else target
-    each = [_tree_cores(network, network.layout.disassemble(one, axes, None, functions).reshape(-1)) for one in weights]
+    each = [_tree_cores(network, assembly.disassemble(one, functions).reshape(-1)) for one in weights]
     if network.batch is None:
         return each[0]
     return {name: np.stack([one[name] for one in each]) for name in each[0]}

@@ -10,7 +10,6 @@ from typing import Any
 
 from adntn.arrays import (
     Array,
-    Namespace,
     as_dtype,
     check_alike,
     dtype_name,
@@ -24,6 +23,7 @@ from adntn.program.ir import Program
 from adntn.program.lower import lower
 from adntn.program.run import run
 from adntn.report import Report, report
+from adntn.shapes import Assembly
 
 #: Number types in which programs run; the 16-bit ones are computed in float32 and rounded at the end.
 DTYPES = ("float32", "float64", "complex64", "complex128", "float16", "bfloat16")
@@ -82,10 +82,11 @@ class Generator:
         return adjoint(self.program)
 
     @cached_property
-    def _axes(self) -> tuple[int, ...]:
-        """For each leg of the program's result, its place among the legs of the layout."""
+    def _assembly(self) -> Assembly:
+        """From the program's result to the weight."""
         legs = self.program.outputs[0].legs[0 if self.network.batch is None else 1 :]
-        return tuple(self.network.levels[-1].output.index(leg) for leg in legs)
+        axes = [self.network.levels[-1].output.index(leg) for leg in legs]
+        return self.network.layout.assembly(axes, self.network.batch)
 
     def init(
         self,
@@ -137,7 +138,7 @@ class Generator:
         dtype, cores = self._prepared(cores)
         functions = namespace_of(cores.values())
         (state,) = run(self.program, cores, functions)
-        return as_dtype(self._assembled(state, functions), dtype)
+        return as_dtype(self._assembly.assemble(state, functions), dtype)
 
     def apply(self, cores: Mapping[str, Array], x: Array) -> Array:
         """Return x @ W.T, batched over the leading axes of `x`.
@@ -180,7 +181,7 @@ class Generator:
         dtype, cores = self._prepared(cores)
         functions = namespace_of(cores.values())
         state, *residuals = run(self.adjoint.forward, cores, functions)
-        return as_dtype(self._assembled(state, functions), dtype), tuple(residuals)
+        return as_dtype(self._assembly.assemble(state, functions), dtype), tuple(residuals)
 
     def pullback(self, residuals: tuple[Array, ...], cores: Mapping[str, Array], weight_bar: Array) -> dict[str, Array]:
         """Return dL/d(core) for every core, given `forward`'s residuals and dL/dW.
@@ -195,9 +196,7 @@ class Generator:
         dtype, cores = self._prepared(cores)
         functions = namespace_of(cores.values())
         computed = dtype_name(next(iter(cores.values())))
-        seed = self.network.layout.disassemble(
-            as_dtype(weight_bar, computed), self._axes, self.network.batch, functions
-        )
+        seed = self._assembly.disassemble(as_dtype(weight_bar, computed), functions)
         given = {tensor.name: array for tensor, array in zip(self.adjoint.residuals, residuals, strict=True)}
         gradients = run(self.adjoint.backward, {**cores, **given, self.adjoint.seed.name: seed}, functions)
         shapes = self.network.core_shapes
@@ -246,9 +245,6 @@ class Generator:
         if dtype not in SHORT_DTYPES:
             return dtype, cores
         return dtype, {name: as_dtype(core, "float32") for name, core in cores.items()}
-
-    def _assembled(self, state: Array, functions: Namespace) -> Array:
-        return self.network.layout.assemble(state, self._axes, self.network.batch, functions)
 
     def __str__(self) -> str:
         return f"{self.network}\n  {self.ratio:,.0f} weights for each parameter"

@@ -91,9 +91,8 @@ def _calibrated(network: Network, cores: Cores, deviation: float) -> Cores:
     if state is None or before is None:
         raise ValueError("the network has no level")
     lead = 0 if network.batch is None else 1
-    weight = network.layout.assemble(
-        state, [network.levels[-1].output.index(leg) for leg in before.legs[lead:]], network.batch, functions
-    )
+    axes = [network.levels[-1].output.index(leg) for leg in before.legs[lead:]]
+    weight = network.layout.assembly(axes, network.batch).assemble(state, functions)
     cores[SCALE] = np.asarray(_scale(weight, network.batch, deviation), dtype=state.dtype)
     return cores
 

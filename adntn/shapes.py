@@ -10,9 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
-from adntn.arrays import Namespace, permuted
+from adntn.arrays import Array, Namespace, Transposition, transposition
 
 Order = Literal["split", "interleaved"]
 
@@ -98,37 +98,63 @@ class Layout:
         positions = {leg: rank for rank, leg in enumerate(sorted(self.order))}
         return tuple(positions[leg] for leg in self.order)
 
-    def assemble(self, state: Any, axes: Sequence[int], batch: int | None, namespace: Namespace) -> Any:
-        """Return the weight for the network's last state: crop(permute(reshape(state))).
+    def assembly(self, axes: Sequence[int], batch: int | None) -> Assembly:
+        """Return how a state becomes the weight.
 
-        `axes` names the legs of `state` in its row-major order, as positions in the network's order; `state` may have
-        any shape of the right size. The result has the shape of the weight, after the batch axis if there is one.
+        Args:
+            axes: the legs of the state in its row-major order, as positions in the network's order.
+            batch: size of the leading batch axis; None if there is none.
         """
         lead = () if batch is None else (batch,)
+        sizes = [self.leg_sizes[axis] for axis in axes]
         ranks = [self.rank_in_weight[axis] for axis in axes]
-        weight = permuted(state, batch, [self.leg_sizes[axis] for axis in axes], ranks, namespace)
-        weight = namespace.reshape(weight, lead + self.padded_shape)
-        if self.padded_shape == self.shape:
+        in_weight = sorted(range(len(axes)), key=lambda place: ranks[place])
+        back = [sizes[place] for place in in_weight]
+        return Assembly(
+            self,
+            len(lead),
+            transposition([*lead, *sizes], [-1, *ranks] if lead else ranks, lead + self.padded_shape),
+            transposition([*lead, *back], [-1, *in_weight] if lead else in_weight, (*lead, math.prod(sizes))),
+        )
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The way from a state to the weight, crop(permute(reshape(state))), and its adjoint.
+
+    Attributes:
+        layout: the weight's layout.
+        lead: number of batch axes in front, 0 or 1.
+        into_weight: from the state's legs to the padded weight.
+        into_legs: the reverse.
+    """
+
+    layout: Layout
+    lead: int
+    into_weight: Transposition
+    into_legs: Transposition
+
+    def assemble(self, state: Array, functions: Namespace) -> Array:
+        """Return the weight, after the batch axis if there is one; `state` may have any shape of the right size."""
+        weight = self.into_weight(state, functions)
+        if self.layout.padded_shape == self.layout.shape:
             return weight
-        return weight[(slice(None),) * len(lead) + tuple(slice(0, size) for size in self.shape)]
+        return weight[(slice(None),) * self.lead + tuple(slice(0, size) for size in self.layout.shape)]
 
-    def disassemble(self, weight: Any, axes: Sequence[int], batch: int | None, namespace: Namespace) -> Any:
-        """Return the adjoint of `assemble`: the legs put back into the order `axes`, zero in the padding."""
-        lead = 0 if batch is None else 1
-        for dimension, (size, padded) in enumerate(zip(self.shape, self.padded_shape, strict=True), start=lead):
-            weight = _padded(weight, dimension, size, padded, namespace)
-        in_weight = sorted(range(len(axes)), key=lambda axis: self.rank_in_weight[axis])
-        places = {axis: place for place, axis in enumerate(axes)}
-        sizes = [self.leg_sizes[axis] for axis in in_weight]
-        return permuted(weight, batch, sizes, [places[axis] for axis in in_weight], namespace)
+    def disassemble(self, weight: Array, functions: Namespace) -> Array:
+        """Return the adjoint of `assemble`: the numbers put back into legs, zero in the padding."""
+        sizes = zip(self.layout.shape, self.layout.padded_shape, strict=True)
+        for dimension, (size, padded) in enumerate(sizes, start=self.lead):
+            weight = _padded(weight, dimension, size, padded, functions)
+        return self.into_legs(weight, functions)
 
 
-def _padded(array: Any, dimension: int, size: int, padded: int, namespace: Namespace) -> Any:
+def _padded(array: Array, dimension: int, size: int, padded: int, functions: Namespace) -> Array:
     """Append zeros along one dimension, with nothing but slicing and concatenation (every array library has them)."""
     while size < padded:
         extra = min(size, padded - size)
         part = array[(slice(None),) * dimension + (slice(0, extra),)]
-        array = namespace.concatenate([array, namespace.zeros_like(part)], dimension)
+        array = functions.concatenate([array, functions.zeros_like(part)], dimension)
         size += extra
     return array
 

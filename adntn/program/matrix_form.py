@@ -12,28 +12,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from adntn.arrays import Array, Namespace, merged_permutation
+from adntn.arrays import Array, Namespace, Transposition, transposition
 from adntn.network import Leg
 
 Legs = tuple[Leg, ...]
 
 #: An environment whose innermost sum is shorter than this is transposed first: many tiny products are slower.
 SMALL_INNER = 8
-
-
-@dataclass(frozen=True)
-class Transposition:
-    """Reshape, permute (if need be), reshape."""
-
-    before: tuple[int, ...]
-    axes: tuple[int, ...] | None
-    after: tuple[int, ...]
-
-    def __call__(self, array: Array, functions: Namespace) -> Array:
-        """Return the transposed array."""
-        if self.axes is not None:
-            array = functions.permute(functions.reshape(array, self.before), self.axes)
-        return functions.reshape(array, self.after)
 
 
 @dataclass(frozen=True)
@@ -73,11 +58,10 @@ def _size(legs: Sequence[Leg]) -> int:
     return math.prod(leg.size for leg in legs)
 
 
-def transposition(source: Legs, target: Legs, after: tuple[int, ...]) -> Transposition:
+def _reordered(source: Legs, target: Legs, after: tuple[int, ...]) -> Transposition:
     """Return the transposition from the order of legs `source` to the order `target`, shaped `after` at the end."""
     places = {leg: place for place, leg in enumerate(target)}
-    before, axes = merged_permutation([leg.size for leg in source], [places[leg] for leg in source])
-    return Transposition(before, None if axes == tuple(range(len(axes))) else axes, after)
+    return transposition([leg.size for leg in source], [places[leg] for leg in source], after)
 
 
 def _common_prefix(one: Legs, other: Legs) -> int:
@@ -129,9 +113,9 @@ def _sandwich(batch: Legs, first: Legs, second: Legs, out: Legs, swap: bool) -> 
     shape = (count, _size(front), columns, _size(back))
     end = Transposition((), None, (count, _size(out)))
     if _size(back) == 1:
-        factor = transposition((*batch, *second), (*batch, *summed, *made), (count, columns, rows))
+        factor = _reordered((*batch, *second), (*batch, *summed, *made), (count, columns, rows))
         return MatrixForm("product", swap, Transposition((), None, (count, _size(front), columns)), factor, end)
-    factor = transposition((*batch, *second), (*batch, *made, *summed), (count, 1, rows, columns))
+    factor = _reordered((*batch, *second), (*batch, *made, *summed), (count, 1, rows, columns))
     return MatrixForm("sandwich", swap, Transposition((), None, shape), factor, end)
 
 
@@ -142,7 +126,7 @@ def _environment(batch: Legs, first: Legs, second: Legs, out: Legs, swap: bool) 
     count, outer, rows, columns, inner = (_size(legs) for legs in (batch, front, mine, other, back))
     if outer > 1 and 1 < inner < SMALL_INNER:
         return None
-    end = transposition((*batch, *mine, *other), (*batch, *out), (count, rows * columns))
+    end = _reordered((*batch, *mine, *other), (*batch, *out), (count, rows * columns))
     if inner == 1:  # transposes of a matrix cost nothing
         one = Transposition((count, outer, rows), (0, 2, 1), (count, rows, outer))
         return MatrixForm("product", swap, one, Transposition((), None, (count, outer, columns)), end)
@@ -160,7 +144,7 @@ def _product(batch: Legs, left: Legs, right: Legs, out: Legs) -> MatrixForm:
     return MatrixForm(
         "product",
         False,
-        transposition(left, (*batch, *rows, *summed), (count, _size(rows), _size(summed))),
-        transposition(right, (*batch, *summed, *columns), (count, _size(summed), _size(columns))),
-        transposition((*batch, *rows, *columns), out, (_size(out),)),
+        _reordered(left, (*batch, *rows, *summed), (count, _size(rows), _size(summed))),
+        _reordered(right, (*batch, *summed, *columns), (count, _size(summed), _size(columns))),
+        _reordered((*batch, *rows, *columns), out, (_size(out),)),
     )
