@@ -105,9 +105,15 @@ def _positional_axis(concatenate: Callable[..., Array]) -> Callable[[Sequence[Ar
     return lambda arrays, axis: concatenate(arrays, axis=axis)
 
 
+#: Libraries seen so far, by the type of their arrays; plain for the same reason as `_BOUND`.
+_LIBRARIES: dict[type, str] = {}
+
+
 def backend_of(array: Array) -> str:
     """Return autoray's name of the library that owns an array."""
-    name: str = autoray.infer_backend(array)
+    name = _LIBRARIES.get(type(array))
+    if name is None:
+        name = _LIBRARIES[type(array)] = str(autoray.infer_backend(array))
     return name
 
 

@@ -1,0 +1,33 @@
+"""torch layers whose weights are generated, and the way to put them into an existing network.
+
+>>> import adntn, adntn_torch, torch
+>>> layer = adntn_torch.Linear(4096, 4096, topology=adntn.TTN.options(bond=2), device="meta")
+>>> sum(parameter.numel() for parameter in layer.cores.values()), layer.weight.shape
+(177, torch.Size([4096, 4096]))
+"""
+
+from adntn_torch.compress import Compression, Row, Rule, above, compress, expand, generated_layers
+from adntn_torch.fit import Fit, fit
+from adntn_torch.generated import DEFAULT_TOPOLOGY, DIFFERENTIATIONS, Differentiation, GeneratedLayer, TopologyOptions
+from adntn_torch.layers import Conv1d, Conv2d, Conv3d, Linear
+
+__all__ = [
+    "DEFAULT_TOPOLOGY",
+    "DIFFERENTIATIONS",
+    "Compression",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "Differentiation",
+    "Fit",
+    "GeneratedLayer",
+    "Linear",
+    "Row",
+    "Rule",
+    "TopologyOptions",
+    "above",
+    "compress",
+    "expand",
+    "fit",
+    "generated_layers",
+]

@@ -1,0 +1,139 @@
+"""The two ways to differentiate a generated weight: torch's automatic differentiation and the library's adjoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from adntn import Generator
+
+Differentiation = Literal["autograd", "adjoint"]
+
+#: The names of the two paths.
+DIFFERENTIATIONS: tuple[str, ...] = get_args(Differentiation)
+
+
+def generate(generator: Generator, cores: Mapping[str, Tensor], differentiation: Differentiation) -> Tensor:
+    """Return the weight of shape `generator.shape`, contiguous, differentiable along the path of that name.
+
+    Autocast does not reach inside: rounding after every level would add up. The weight is cast where it is used.
+    """
+    with _without_autocast(next(iter(cores.values()))):
+        if differentiation == "adjoint" and not _traced_without_gradients(cores.values()):
+            weight = _apply(_Adjoint, generator, *(cores[name] for name in generator.core_shapes))[0]
+        else:
+            weight = generator.weight(cores)
+    return weight.contiguous()  # a cropped weight is a view, which matrix products may sum in another order
+
+
+def checked_differentiation(differentiation: str) -> Differentiation:
+    """Return the name of a path.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if differentiation == "autograd":
+        return "autograd"
+    if differentiation == "adjoint":
+        return "adjoint"
+    raise ValueError(f"differentiation must be one of {', '.join(DIFFERENTIATIONS)}, got {differentiation!r}")
+
+
+def prepare(generator: Generator) -> None:
+    """Compute everything that a generator caches, once and without data: torch.compile cannot trace the caches.
+
+    (In Python 3.11 a `cached_property` takes a lock, at which torch.compile(fullgraph=True) gives up.)
+    """
+    cores = {
+        name: torch.nn.Parameter(torch.empty(shape, dtype=torch.float32, device="meta"))
+        for name, shape in generator.core_shapes.items()
+    }
+    with torch.no_grad():
+        generator.weight(cores)
+        weight, residuals = generator.forward(cores)
+        generator.pullback(residuals, cores, weight)
+
+
+def _without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
+    kind = tensor.device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
+
+
+def _traced_without_gradients(cores: Iterable[Tensor]) -> bool:
+    """Return whether torch.compile traces and no core wants a gradient: then it miscounts a function's arguments."""
+    if not torch.compiler.is_dynamo_compiling():
+        return False
+    return not (torch.is_grad_enabled() and any(core.requires_grad for core in cores))
+
+
+def _pulled_back(generator: Generator, weight_bar: Tensor, saved: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return dL/d(core) for every core; `saved` holds the cores, then the residuals."""
+    names = tuple(generator.core_shapes)
+    cores = dict(zip(names, saved[: len(names)], strict=True))
+    with _without_autocast(weight_bar):
+        gradients = generator.pullback(saved[len(names) :], cores, weight_bar)
+    return tuple(gradients[name] for name in names)
+
+
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> tuple[Tensor, ...]:
+    outputs: tuple[Tensor, ...] = function.apply(*arguments)  # type: ignore[no-untyped-call]
+    return outputs
+
+
+class _Adjoint(torch.autograd.Function):
+    """(generator, *cores) -> (weight, *residuals), whose backward is `Generator.pullback`.
+
+    The residuals are outputs because torch.func lets a function save nothing but its inputs and outputs.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(generator: Generator, *cores: Tensor) -> tuple[Tensor, ...]:
+        weight, residuals = generator.forward(dict(zip(generator.core_shapes, cores, strict=True)))
+        return weight, *residuals
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        generator, *cores = inputs
+        _, *residuals = output
+        ctx.generator = generator
+        ctx.mark_non_differentiable(*residuals)
+        ctx.set_materialize_grads(False)  # no zeros, as large as the weight, for the residuals
+        ctx.save_for_backward(*cores, *residuals)
+
+    @staticmethod
+    def backward(ctx: Any, *adjoints: Tensor | None) -> tuple[Tensor | None, ...]:
+        generator, weight_bar = ctx.generator, adjoints[0]
+        if weight_bar is None:
+            return None, *(None for _ in generator.core_shapes)
+        if torch.compiler.is_dynamo_compiling():  # it refuses second derivatives by itself
+            return None, *_pulled_back(generator, weight_bar, ctx.saved_tensors)
+        return None, *_apply(_Pullback, generator, weight_bar, *ctx.saved_tensors)
+
+
+class _Pullback(torch.autograd.Function):
+    """(generator, dL/dW, *cores, *residuals) -> dL/d(core) for every core; cannot be differentiated again."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(generator: Generator, weight_bar: Tensor, *saved: Tensor) -> tuple[Tensor, ...]:
+        return _pulled_back(generator, weight_bar, saved)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep nothing: there is no second derivative."""
+
+    @staticmethod
+    def backward(ctx: Any, *adjoints: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            'differentiation="adjoint" gives first derivatives only; for second derivatives (a gradient penalty,'
+            ' torch.func.hessian ...) build the layer with differentiation="autograd"'
+        )

@@ -1,0 +1,222 @@
+"""The base of all layers with a generated weight: it owns the generator, the cores and the bias.
+
+What a layer does with its weight is in `layers`; how the weight is differentiated is in `differentiate`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+import adntn
+from adntn import Generator
+from adntn_torch.differentiate import (
+    DIFFERENTIATIONS,
+    Differentiation,
+    checked_differentiation,
+    generate,
+    prepare,
+)
+
+__all__ = ["DEFAULT_TOPOLOGY", "DIFFERENTIATIONS", "Differentiation", "GeneratedLayer", "TopologyOptions"]
+
+#: From a weight's shape to its generator: `adntn.TTN.options(bond=4)`, or any function that returns a generator.
+TopologyOptions = Callable[[tuple[int, ...]], Generator]
+
+#: What layers take if nothing is said.
+DEFAULT_TOPOLOGY: TopologyOptions = adntn.TTN.options(bond=4)
+
+
+class GeneratedLayer(nn.Module):
+    """A layer of `torch.nn` whose weight is generated from cores; use `Linear`, `Conv1d`, `Conv2d` or `Conv3d`.
+
+    The weight is computed anew on every access and is no parameter: what is written into it is lost.
+
+    Attributes:
+        generator: makes the weight, of shape `generator.shape`.
+        cores: the parameters to learn, by name; in a state dict they are `cores.top`, `cores.level1/isometry0` ...
+        bias: as in `torch.nn`, a parameter or None.
+        topology: the options that the generator was built from.
+        differentiation: "autograd" or "adjoint".
+        std: the standard deviation with which the weight starts.
+    """
+
+    #: The dense layer that this one stands for, and the arguments that both are built with (also their attributes).
+    dense_kind: ClassVar[type[nn.Module]]
+    dense_arguments: ClassVar[tuple[str, ...]]
+
+    cores: nn.ParameterDict
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        dense: nn.Module,
+        *,
+        device: torch.device | str | int | None,
+        topology: TopologyOptions,
+        differentiation: Differentiation,
+        seed: int | None,
+        std: float | None,
+    ) -> None:
+        """Build the layer that stands for `dense`, a layer without data (on the device "meta")."""
+        super().__init__()
+        weight, bias = parameters_of(dense)
+        self.differentiation = checked_differentiation(differentiation)
+        self.topology = topology
+        self.generator = _generator(topology, tuple(weight.shape))
+        self.std = 1.0 / math.sqrt(3 * self.generator.fan_in) if std is None else float(std)
+        prepare(self.generator)
+        for name in self.dense_arguments:
+            setattr(self, name, getattr(dense, name))
+        self.cores = nn.ParameterDict()
+        for name, shape in self.generator.core_shapes.items():
+            self.cores[name] = nn.Parameter(torch.empty(shape, device=device, dtype=weight.dtype))
+        new_bias = None if bias is None else nn.Parameter(torch.empty(bias.shape, device=device, dtype=bias.dtype))
+        self.register_parameter("bias", new_bias)
+        self.reset_parameters(seed)
+
+    @property
+    def weight(self) -> Tensor:
+        """The generated weight: a new contiguous tensor, differentiable with respect to the cores."""
+        return generate(self.generator, dict(self.cores.items()), self.differentiation)
+
+    @torch.no_grad()
+    def reset_parameters(self, seed: int | None = None) -> None:
+        """Start again: cores such that the weight has the deviation `std`, and the bias as torch starts it.
+
+        Args:
+            seed: of the cores; None draws one from torch's generator, which `torch.manual_seed` governs.
+
+        Raises:
+            ValueError: if the seed is negative, or `std` is no positive number.
+        """
+        scale = self.cores["scale"]
+        if not scale.is_meta:  # there, as in torch.nn, the start comes after `to_empty`
+            drawn = int(torch.randint(2**62, (), device="cpu")) if seed is None else seed
+            dtype = str(scale.dtype).removeprefix("torch.")
+            self.load_cores(self.generator.init(drawn, backend="torch", dtype=dtype, device=scale.device, std=self.std))
+        if self.bias is not None:
+            bound = 1.0 / math.sqrt(self.generator.fan_in)
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    @torch.no_grad()
+    def load_cores(self, cores: Mapping[str, Any]) -> None:
+        """Copy cores into the parameters: arrays of NumPy or torch, by name, such as `Generator.init` or `fit` return.
+
+        Raises:
+            KeyError, ValueError, TypeError: if a core is missing, unknown, of a wrong shape, or complex for a real
+                layer; nothing has been copied then.
+        """
+        self.generator.check(cores)
+        arrays = {name: torch.as_tensor(cores[name]) for name in self.cores}
+        for name, array in arrays.items():
+            if array.is_complex() and not self.cores[name].is_complex():
+                raise TypeError(f"core {name!r} is complex ({array.dtype}), the layer's are {self.cores[name].dtype}")
+        for name, array in arrays.items():
+            self.cores[name].copy_(array)
+
+    @classmethod
+    def from_dense(
+        cls,
+        dense: nn.Module,
+        topology: TopologyOptions = DEFAULT_TOPOLOGY,
+        *,
+        differentiation: Differentiation = "autograd",
+        seed: int | None = None,
+        std: float | None = None,
+    ) -> Self:
+        """Return a layer to stand in place of a dense one: its bias (the same parameter), dtype, device and mode.
+
+        The weight is not fitted (see `fit`); it starts with the dense weight's standard deviation, or with `std`.
+
+        Raises:
+            ValueError: if the dense weight has no finite, positive deviation and `std` is not given.
+        """
+        weight, bias = parameters_of(dense)
+        arguments: dict[str, Any] = {name: getattr(dense, name) for name in cls.dense_arguments}
+        build: Callable[..., Self] = cls
+        layer = build(
+            **arguments,
+            bias=False,
+            device=weight.device,
+            dtype=weight.dtype,
+            topology=topology,
+            differentiation=differentiation,
+            seed=seed,
+            std=_deviation(weight) if std is None else std,
+        )
+        layer.bias = bias
+        return layer.train(dense.training)
+
+    @torch.no_grad()
+    def to_dense(self) -> nn.Module:
+        """Return the layer of `torch.nn` with this weight: bit-equal outputs, the same bias parameter and mode."""
+        weight = nn.Parameter(self.weight.detach())
+        arguments = {name: getattr(self, name) for name in self.dense_arguments}
+        dense = self.dense_kind(**arguments, bias=self.bias is not None, device="meta", dtype=weight.dtype)
+        dense.register_parameter("weight", weight)
+        dense.register_parameter("bias", self.bias)
+        return dense.train(self.training)
+
+    def extra_repr(self) -> str:
+        """Return what stands between the parentheses when the layer is printed."""
+        defaults = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "padding_mode": "zeros"}
+        shown = [
+            f"{name}={value!r}"
+            for name in self.dense_arguments
+            if not _is(value := getattr(self, name), defaults.get(name))
+        ]
+        shown += [f"bias={self.bias is not None}", f"topology={self.topology}"]
+        shown += [f"parameters={self.generator.parameters:,}", f"ratio={self.generator.ratio:,.0f}"]
+        shown += [] if self.differentiation == "autograd" else [f"differentiation={self.differentiation!r}"]
+        return ", ".join(shown)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"  # one line, as torch's own layers: not one for each core
+
+
+def parameters_of(dense: nn.Module) -> tuple[Tensor, nn.Parameter | None]:
+    """Return the weight and the bias of a layer of torch.nn.
+
+    Raises:
+        TypeError: if it has none.
+    """
+    weight, bias = getattr(dense, "weight", None), getattr(dense, "bias", None)
+    if not isinstance(weight, Tensor) or not (bias is None or isinstance(bias, nn.Parameter)):
+        raise TypeError(f"a layer with a weight and a bias is needed, got {type(dense).__name__}")
+    return weight, bias
+
+
+def _generator(topology: TopologyOptions, shape: tuple[int, ...]) -> Generator:
+    if not callable(topology):
+        raise TypeError(f"topology must be options such as adntn.TTN.options(bond=4), got {topology!r}")
+    generator = topology(shape)
+    if not isinstance(generator, Generator):
+        raise TypeError(
+            f"topology must return an adntn.Generator for the shape {shape}, got {type(generator).__name__}"
+        )
+    if generator.shape != shape:
+        raise ValueError(f"topology must generate the shape {shape}, but {topology} generates {generator.shape}")
+    return generator
+
+
+def _deviation(weight: Tensor) -> float:
+    """Return the standard deviation over all elements."""
+    if weight.is_meta:
+        raise ValueError("the weight is on the device 'meta' and has no values; load it first, or give std")
+    wide = weight.detach().to(torch.complex128 if weight.is_complex() else torch.float64)
+    if not bool(torch.isfinite(wide).all()):
+        raise ValueError(f"the weight of shape {tuple(weight.shape)} has NaN or infinite values")
+    deviation = float(torch.std(wide, correction=0))
+    if deviation == 0:
+        raise ValueError(f"the weight of shape {tuple(weight.shape)} is constant; give the start's deviation as std")
+    return deviation
+
+
+def _is(value: object, default: object) -> bool:
+    """Return whether an argument, which convolutions keep once for each axis, is the default."""
+    return all(one == default for one in value) if isinstance(value, tuple) else value == default

@@ -1,0 +1,174 @@
+"""Linear and convolution layers with generated weights; signatures as in `torch.nn`, then keywords of our own.
+
+The dense layer is built once without data: torch itself checks the arguments, so that its errors are ours. No class
+here is a subclass of the dense one: there `weight` is a parameter, which code may assign; here it is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from adntn_torch.generated import DEFAULT_TOPOLOGY, Differentiation, GeneratedLayer, TopologyOptions
+
+Device = torch.device | str | int | None
+Sizes = int | tuple[int, ...]
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+
+
+class Linear(GeneratedLayer):
+    """`torch.nn.Linear` with a generated weight.
+
+    >>> import adntn
+    >>> layer = Linear(256, 64, topology=adntn.MERA.options(bond=2), seed=0)
+    >>> layer(torch.zeros(3, 256)).shape
+    torch.Size([3, 64])
+
+    Input (..., in_features), output (..., out_features), weight (out_features, in_features).
+
+    Args:
+        in_features, out_features, bias, device, dtype: as in `torch.nn.Linear`.
+        topology: how the weight is generated, such as `adntn.TTN.options(bond=4)`.
+        differentiation: "autograd", torch's automatic differentiation, or "adjoint", the library's (first derivatives).
+        seed: of the cores; None draws one from torch's generator.
+        std: the start's standard deviation; None takes that of `torch.nn`, 1 / sqrt(3 fan in).
+
+    Raises:
+        TypeError, ValueError, RuntimeError: from torch or the topology, for what they do not accept.
+    """
+
+    dense_kind = nn.Linear
+    dense_arguments = ("in_features", "out_features")
+
+    in_features: int
+    out_features: int
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        *,
+        topology: TopologyOptions = DEFAULT_TOPOLOGY,
+        differentiation: Differentiation = "autograd",
+        seed: int | None = None,
+        std: float | None = None,
+    ) -> None:
+        dense = nn.Linear(in_features, out_features, bias, device="meta", dtype=dtype)
+        super().__init__(dense, device=device, topology=topology, differentiation=differentiation, seed=seed, std=std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x @ weight.T + bias, of shape (..., out_features), for x of shape (..., in_features)."""
+        return functional.linear(x, self.weight, self.bias)
+
+
+class _Convolution(GeneratedLayer):
+    """What convolutions over one, two and three axes share."""
+
+    dense_arguments = (
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "padding_mode",
+    )
+    convolve: ClassVar[Callable[..., Tensor]]
+
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: str | tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: str
+
+    def __init__(  # noqa: PLR0917 (torch's signature)
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: str | Sizes = 0,
+        dilation: Sizes = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        *,
+        topology: TopologyOptions = DEFAULT_TOPOLOGY,
+        differentiation: Differentiation = "autograd",
+        seed: int | None = None,
+        std: float | None = None,
+    ) -> None:
+        dense: Any = self.dense_kind(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device="meta",
+            dtype=dtype,
+        )
+        super().__init__(dense, device=device, topology=topology, differentiation=differentiation, seed=seed, std=std)
+        self._border: list[int] = list(dense._reversed_padding_repeated_twice)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolution, of shape (N, out_channels, ...), for x of shape (N, in_channels, ...); N may lack."""
+        padding: str | Sizes = self.padding
+        if self.padding_mode != "zeros":
+            x, padding = functional.pad(x, self._border, mode=self.padding_mode), 0
+        return self.convolve(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+
+class Conv1d(_Convolution):
+    """`torch.nn.Conv1d` with a generated weight of shape (out_channels, in_channels / groups, width).
+
+    >>> Conv1d(16, 32, 5, padding="same", seed=0)(torch.zeros(1, 16, 100)).shape
+    torch.Size([1, 32, 100])
+
+    Arguments are those of `torch.nn.Conv1d`, then those of `adntn_torch.Linear` after `dtype`.
+    """
+
+    dense_kind = nn.Conv1d
+    convolve = staticmethod(functional.conv1d)
+
+
+class Conv2d(_Convolution):
+    """`torch.nn.Conv2d` with a generated weight of shape (out_channels, in_channels / groups, height, width).
+
+    >>> Conv2d(16, 32, 3, stride=2, padding=1, groups=2, seed=0)(torch.zeros(1, 16, 8, 8)).shape
+    torch.Size([1, 32, 4, 4])
+
+    Arguments are those of `torch.nn.Conv2d`, then those of `adntn_torch.Linear` after `dtype`.
+    """
+
+    dense_kind = nn.Conv2d
+    convolve = staticmethod(functional.conv2d)
+
+
+class Conv3d(_Convolution):
+    """`torch.nn.Conv3d` with a generated weight of shape (out_channels, in_channels / groups, depth, height, width).
+
+    >>> Conv3d(4, 8, (1, 3, 3), padding=(0, 1, 1), seed=0)(torch.zeros(1, 4, 2, 8, 8)).shape
+    torch.Size([1, 8, 2, 8, 8])
+
+    Arguments are those of `torch.nn.Conv3d`, then those of `adntn_torch.Linear` after `dtype`.
+    """
+
+    dense_kind = nn.Conv3d
+    convolve = staticmethod(functional.conv3d)

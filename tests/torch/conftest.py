@@ -1,0 +1,85 @@
+"""The matrices of the torch tests: topologies, paths of differentiation, layers with an input for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import adntn  # noqa: E402
+import adntn_torch  # noqa: E402
+
+TOPOLOGIES = {
+    "TTN": adntn.TTN.options(bond=2),
+    "TTN, activation on the weight": adntn.TTN.options(bond=2, last_activation="tanh"),
+    "TTN, shared, gelu": adntn.TTN.options(bond=3, share="level", activation="gelu", layout="interleaved"),
+    "AugmentedTTN": adntn.AugmentedTTN.options(bond=2, activation="silu"),
+    "MERA": adntn.MERA.options(bond=2, activation="tanh"),
+    "Brickwall": adntn.Brickwall.options(activation="sin"),
+    "TensorTrain": adntn.TensorTrain.options(bond=3),
+    "LowRank": adntn.LowRank.options(rank=3),
+    "Tucker": adntn.Tucker.options(rank=2),
+}
+#: The class, its arguments, and the shape of an input.
+LAYERS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
+    "Linear": ("Linear", {"in_features": 30, "out_features": 23}, (5, 30)),
+    "Linear, sequences": ("Linear", {"in_features": 16, "out_features": 8, "bias": False}, (2, 5, 16)),
+    "Linear, one vector": ("Linear", {"in_features": 16, "out_features": 8}, (16,)),
+    "Conv1d, dilated": ("Conv1d", {"in_channels": 4, "out_channels": 6, "kernel_size": 3, "dilation": 2}, (2, 4, 16)),
+    "Conv1d, same": ("Conv1d", {"in_channels": 4, "out_channels": 6, "kernel_size": 4, "padding": "same"}, (2, 4, 9)),
+    "Conv2d": ("Conv2d", {"in_channels": 3, "out_channels": 8, "kernel_size": 3, "padding": 1}, (2, 3, 8, 8)),
+    "Conv2d, groups": (
+        "Conv2d",
+        {"in_channels": 4, "out_channels": 8, "kernel_size": (3, 5), "groups": 2, "stride": (2, 1), "bias": False},
+        (2, 4, 9, 9),
+    ),
+    "Conv2d, circular": (
+        "Conv2d",
+        {"in_channels": 2, "out_channels": 4, "kernel_size": 3, "padding": (1, 2), "padding_mode": "circular"},
+        (1, 2, 6, 6),
+    ),
+    "Conv2d, reflect and same": (
+        "Conv2d",
+        {"in_channels": 2, "out_channels": 4, "kernel_size": 4, "padding": "same", "padding_mode": "reflect"},
+        (2, 6, 6),
+    ),
+    "Conv2d, pointwise": ("Conv2d", {"in_channels": 8, "out_channels": 16, "kernel_size": 1}, (1, 8, 3, 3)),
+    "Conv3d": ("Conv3d", {"in_channels": 2, "out_channels": 4, "kernel_size": (1, 3, 3)}, (1, 2, 3, 6, 6)),
+}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=TOPOLOGIES.values(), ids=TOPOLOGIES.keys())
+def topology(request: pytest.FixtureRequest) -> adntn_torch.TopologyOptions:
+    options: adntn_torch.TopologyOptions = request.param
+    return options
+
+
+@pytest.fixture(params=adntn_torch.DIFFERENTIATIONS)
+def differentiation(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=LAYERS.values(), ids=LAYERS.keys())
+def built(request: pytest.FixtureRequest) -> tuple[adntn_torch.GeneratedLayer, torch.nn.Module, torch.Tensor]:
+    """A generated layer in float64, torch's own with the generated weight and the bias copied in, and an input."""
+    kind, arguments, shape = request.param
+    layer = getattr(adntn_torch, kind)(**arguments, dtype=torch.float64, seed=0)
+    dense = getattr(torch.nn, kind)(**arguments, dtype=torch.float64)
+    cores = {name: core.detach().numpy() for name, core in layer.cores.items()}
+    with torch.no_grad():
+        dense.weight.copy_(torch.from_numpy(layer.generator.weight(cores)))
+        if layer.bias is not None:
+            dense.bias.copy_(layer.bias)
+    return layer, dense, torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
