@@ -16,6 +16,10 @@ import autoray
 
 Array = Any  # an array of any library: there is no common type to name
 
+#: Number types in which programs run; the 16-bit ones are computed in float32 and rounded at the end.
+DTYPES = ("float32", "float64", "complex64", "complex128", "float16", "bfloat16")
+SHORT_DTYPES = ("float16", "bfloat16")
+
 
 @dataclass(frozen=True)
 class Namespace:
@@ -74,6 +78,8 @@ def _erf_through_numpy(backend: str) -> Callable[..., Array]:
 
 #: Namespaces bound so far. A plain mapping, because compilers look through it (they would trace a cached function).
 _BOUND: dict[tuple[str, bool], Namespace] = {}
+#: Each library's own number types, by library and name; filled when the library is bound, plain for the same reason.
+_OWN_DTYPES: dict[tuple[str, str], Any] = {}
 
 
 def namespace(backend: str, is_complex: bool) -> Namespace:
@@ -85,6 +91,7 @@ def namespace(backend: str, is_complex: bool) -> Namespace:
 
 
 def _bind(backend: str, is_complex: bool) -> Namespace:
+    _OWN_DTYPES.update({(backend, dtype): autoray.to_backend_dtype(dtype, like=backend) for dtype in DTYPES})
     try:
         erf = _first_of(backend, "erf", "special.erf", "scipy.special.erf")
     except ImportError:
@@ -159,7 +166,12 @@ def place(array: Array, backend: str, dtype: str, device: Any = None) -> Array:
 
 def as_dtype(array: Array, dtype: str) -> Array:
     """Return the array with another number type, by name; differentiable where the library is."""
-    return array if dtype_name(array) == dtype else autoray.astype(array, dtype)
+    if dtype_name(array) == dtype:
+        return array
+    backend = backend_of(array)
+    namespace(backend, is_complex=False)
+    own = _OWN_DTYPES[backend, dtype]
+    return array.astype(own) if hasattr(array, "astype") else array.to(own)
 
 
 def merged_permutation(sizes: Sequence[int], destination: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -9,6 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from adntn.arrays import (
+    DTYPES,
+    SHORT_DTYPES,
     Array,
     as_dtype,
     check_alike,
@@ -24,10 +26,6 @@ from adntn.program.lower import lower
 from adntn.program.run import run
 from adntn.report import Report, report
 from adntn.shapes import Assembly
-
-#: Number types in which programs run; the 16-bit ones are computed in float32 and rounded at the end.
-DTYPES = ("float32", "float64", "complex64", "complex128", "float16", "bfloat16")
-SHORT_DTYPES = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True)
