@@ -77,7 +77,7 @@ class Settings:
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     whole = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = whole.add_argument
     add("--data", metavar="PATH", type=Path, help="folder with CIFAR-10 (default: scikit-learn's digits)")
@@ -97,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     add("--width", type=float, help="factor on the convolutions' channels (default: 1, and 1/4 for digits)")
     add("--dropout", type=float, default=0.0, help="in the classifier (default: %(default)s)")
     add("--controls", action=argparse.BooleanOptionalAction, default=True, help="train the controls too (default)")
-    add("--seed", type=int, default=0, help="of starts, order and augmentation (default: %(default)s)")
+    add("--seed", type=seed, default=0, help="of starts, order and augmentation (default: %(default)s)")
     add("--output", metavar="FOLDER", type=Path, help="default: results/digits or results/cifar-10")
     add("--resume", action="store_true", help="go on with what is in the output folder")
     add("--threads", type=positive, default=os.cpu_count() or 1, metavar="N", help="default: all %(default)s")
@@ -108,6 +108,13 @@ def positive(text: str) -> int:
     """Return the number that a text holds, if it is at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"a whole number of at least 1 is needed, got {text!r}")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """Return the number that a text holds, if all generators of random numbers can start from it."""
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"a whole number from 0 to 2^63 - 1 is needed, got {text!r}")
     return int(text)
 
 
@@ -157,7 +164,12 @@ def started(path: Path, settings: Settings, resume: bool) -> tuple[Result, ...]:
     """
     if not path.is_file():
         return ()
-    document = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no results file: {error}; give another --output") from error
+    if not isinstance(document, dict) or not {"finished", "settings", "results"} <= document.keys():
+        raise ValueError(f"{path} is no results file of this program: give another --output")
     if not resume:
         if not document["finished"]:
             raise ValueError(f"{path} is of an unfinished run: add --resume, or give another --output")
@@ -206,6 +218,7 @@ def run(settings: Settings, output: Path, arguments: argparse.Namespace, console
                 built,
                 dataset,
                 settings.recipe,
+                job=json.dumps([network, version.name, plain(settings)]),
                 checkpoint=output / "checkpoint.pt",
                 resume=arguments.resume,
                 stop=stop,
@@ -221,7 +234,8 @@ def run(settings: Settings, output: Path, arguments: argparse.Namespace, console
     for table in tables(results):
         console.print(table)
     console.print(LEGEND)
-    console.print(f"Written to {output}: results.json, results.md, accuracy_against_ratio.png and the networks.")
+    written = f"Written to {output}: results.json, results.md, accuracy_against_ratio.png and the networks."
+    console.print(written, markup=False)
 
 
 def train_version(
@@ -231,6 +245,7 @@ def train_version(
     dataset: Dataset,
     recipe: Recipe,
     *,
+    job: str,
     checkpoint: Path,
     resume: bool,
     stop: Stop,
@@ -241,7 +256,7 @@ def train_version(
         built.network,
         dataset,
         recipe,
-        job=f"{network} {version.name}",
+        job=job,
         checkpoint=checkpoint,
         resume=resume,
         stop=stop,

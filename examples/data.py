@@ -2,18 +2,17 @@
 
 Every loader ends in the same frozen `Dataset` of normalised torch tensors. What lives here reads files and nothing
 else; augmentation belongs to `training.py`. Files are never executed: arrays are read with ``allow_pickle=False``, and
-CIFAR-10's official python batches, which are pickles by nature, go through an unpickler that admits arrays and bytes.
+CIFAR-10's official python batches, which are pickles by nature, go through an unpickler that builds arrays and bytes.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -130,7 +129,9 @@ def _cifar10(path: Path, limits: tuple[int | None, int | None]) -> Dataset:
             return _dataset("CIFAR-10", train, test, limits, CIFAR10_CLASSES, shift=4, mirror=True)
         if (folder / "train.npz").is_file():
             train, classes = _jpeg_split(folder / "train.npz")
-            test, _ = _jpeg_split(folder / "test.npz")
+            test, test_classes = _jpeg_split(folder / "test.npz")
+            if test_classes != classes:
+                raise ValueError(f"{folder}: train.npz has the classes {classes}, test.npz has {test_classes}")
             note = "JPEG re-encoded"
             return _dataset("CIFAR-10", train, test, limits, classes, shift=4, mirror=True, note=note)
     raise FileNotFoundError(f"{path}: found no CIFAR-10 here; expected {EXPECTED}")
@@ -148,8 +149,10 @@ def _dataset(
     note: str = "",
 ) -> Dataset:
     """Return the chosen images of both splits, as many as the limits say, normalised by the training images."""
-    for labels in (train.labels, test.labels):
-        if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(classes):
+    for split, labels in (("training", train.labels), ("test", test.labels)):
+        if not len(labels):
+            raise ValueError(f"{name}: there are no {split} images")
+        if labels.min() < 0 or labels.max() >= len(classes):
             raise ValueError(f"{name}: labels from 0 to {len(classes) - 1} expected, got {set(labels.tolist())}")
     train_rows = balanced(train.labels, limits[0], len(classes))
     test_rows = balanced(test.labels, limits[1], len(classes))
@@ -191,16 +194,19 @@ def balanced(labels: Integers, limit: int | None, classes: int) -> Integers:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """An unpickler that can build NumPy arrays, bytes and the plain containers, and nothing else."""
+    """An unpickler that can build arrays of whole numbers, bytes and the plain containers, and nothing else.
+
+    Not even NumPy's own classes are admitted: a state made up for a dtype crashes the interpreter.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the one function or class asked for if it is needed to rebuild an array; refuse all others."""
+        """Return what stands here for the function or class asked for; refuse all that no array needs."""
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return np.zeros(0).__reduce__()[0]
+            return _Array
         if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
-            return np.zeros(1).__reduce_ex__(5)[0]
+            return _array_of_buffer
         if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
+            return {"ndarray": _Array, "dtype": _Numbers}[name]
         if module == "_codecs" and name == "encode":
             return _encode_latin
         raise pickle.UnpicklingError(
@@ -208,9 +214,50 @@ class _ArrayUnpickler(pickle.Unpickler):
         )
 
 
+class _Numbers:
+    """A kind of whole numbers, standing for a dtype."""
+
+    def __init__(self, name: str | bytes, *_: Any) -> None:
+        self.name, self.order = _text(name), "|"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = _text(state[1])
+
+    def array(self, content: bytes, shape: tuple[int, ...], order: Literal["C", "F"]) -> npt.NDArray[Any]:
+        """Return the array of this kind that some bytes hold."""
+        if self.name not in ("u1", "i1", "i2", "i4", "i8"):
+            raise pickle.UnpicklingError(f"refused an array of {self.name!r}, which are no whole numbers")
+        return np.frombuffer(content, dtype=self.order + self.name).reshape(shape, order=order)
+
+
+class _Array:
+    """An array that is given its content after it was built, as pickles do."""
+
+    values: npt.NDArray[Any] | None = None
+
+    def __init__(self, *_: Any) -> None:
+        """Take what NumPy's own function takes, and leave the array empty."""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, numbers, fortran, content = state
+        self.values = numbers.array(content, shape, "F" if fortran else "C")
+
+
+def _array_of_buffer(content: bytes, numbers: _Numbers, shape: tuple[int, ...], order: Literal["C", "F"]) -> _Array:
+    """Return the array that newer pickles keep as one buffer."""
+    array = _Array()
+    array.values = numbers.array(content, shape, order)
+    return array
+
+
+def _text(name: str | bytes) -> str:
+    """Return a name that Python 2 wrote as bytes and Python 3 as text."""
+    return name.decode("ascii") if isinstance(name, bytes) else name
+
+
 def _encode_latin(text: str, encoding: str = "latin1") -> bytes:
     """Return the bytes that Python 3 wrote as text when it pickled for Python 2; no other codec is admitted."""
-    if encoding not in ("latin1", "latin-1"):
+    if _text(encoding) not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"refused the codec {encoding!r}")
     return text.encode("latin1")
 
@@ -220,17 +267,31 @@ def read_python_batch(path: Path) -> tuple[Bytes, Integers]:
     content = _existing(path).read_bytes()
     try:
         batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+    except Exception as error:  # bytes that are no pickle make pickle raise almost anything
         raise ValueError(f"{path}: not a CIFAR-10 python batch: {error}") from error
     if not isinstance(batch, dict):
         raise ValueError(f"{path}: expected a dictionary with data and labels, got {type(batch).__name__}")
-    entries = {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
+    entries = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in batch.items()}
     if "data" not in entries or "labels" not in entries:
         raise ValueError(f"{path}: expected the entries data and labels, got {sorted(map(str, entries))}")
-    pixels, labels = np.asarray(entries["data"]), np.asarray(entries["labels"], dtype=np.int64)
+    pixels = getattr(entries["data"], "values", None)
+    if not isinstance(pixels, np.ndarray):
+        raise ValueError(f"{path}: expected data to be an array, got {type(entries['data']).__name__}")
+    labels = _labels(path, getattr(entries["labels"], "values", entries["labels"]))
     if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3072):
         raise ValueError(f"{path}: expected uint8 data of ({len(labels)}, 3072), got {pixels.dtype} {pixels.shape}")
     return pixels.reshape(-1, *CIFAR10_IMAGE), labels
+
+
+def _labels(path: Path, values: Any) -> Integers:
+    """Return labels as an array of one dimension, or say that they are none."""
+    try:
+        labels = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        labels = np.zeros(())
+    if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iu"):
+        raise ValueError(f"{path}: expected labels to be a list of whole numbers")
+    return labels.astype(np.int64)
 
 
 def _python_split(folder: Path, names: tuple[str, ...]) -> _Split:
@@ -269,12 +330,16 @@ def _joined(batches: list[tuple[Bytes, Integers]]) -> _Split:
 def _jpeg_split(path: Path) -> tuple[_Split, tuple[str, ...]]:
     """Return one split and its class names from an archive of JPEG files laid end to end."""
     names = ("jpeg", "offsets", "labels", "classes")
+    file = _existing(path)
     try:
-        with np.load(_existing(path), allow_pickle=False) as archive:
+        with np.load(file, allow_pickle=False) as archive:
             content, offsets, labels, classes = (archive[name] for name in names)
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # as above: NumPy, zipfile, zlib and tokenize each have their own
         raise ValueError(f"{path}: expected an archive of the arrays {', '.join(names)}: {error}") from error
-    offsets, labels = offsets.astype(np.int64), labels.astype(np.int64)
+    labels = _labels(path, labels)
+    if any(array.ndim != 1 for array in (content, offsets, classes)) or content.dtype != np.uint8:
+        raise ValueError(f"{path}: expected jpeg, offsets and classes of one dimension, and jpeg to be uint8")
+    offsets = offsets.astype(np.int64)
     if len(offsets) != len(labels) + 1 or offsets[-1] > len(content) or np.any(np.diff(offsets) <= 0):
         raise ValueError(f"{path}: offsets do not cut {len(content):,} bytes into {len(labels):,} files")
 
@@ -289,11 +354,12 @@ def _decode(file: bytes, path: Path, row: int) -> Bytes:
     """Return one JPEG's pixels, of shape (3, height, width)."""
     try:
         with Image.open(io.BytesIO(file), formats=("JPEG",)) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
+            width, height = image.size
+            pixels = np.asarray(image.convert("RGB")) if (width, height) == (32, 32) else None
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         raise ValueError(f"{path}: image {row} is not a readable JPEG: {error}") from error
-    if pixels.shape != (32, 32, 3):
-        raise ValueError(f"{path}: image {row} should be 32 x 32, got {pixels.shape[0]} x {pixels.shape[1]}")
+    if pixels is None:
+        raise ValueError(f"{path}: image {row} should be 32 x 32, got {width} x {height}")
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -62,7 +61,7 @@ class Trained:
 
     seconds: float
     losses: tuple[float, ...]
-    """Mean training loss of every epoch."""
+    """Mean training loss of every epoch that was finished with finite losses."""
     diverged: bool
     """Whether the loss stopped being a finite number, which ends a run early."""
 
@@ -112,7 +111,7 @@ def train(
     """Train a network in place and return its history.
 
     Args:
-        job: name of the run, written into the checkpoint: a checkpoint of another run is not resumed from.
+        job: all that the run depends on, written into the checkpoint: one of another run is not resumed from.
         checkpoint: file that holds the state after every epoch, and at the step where `stop` was requested.
         resume: whether to go on from `checkpoint` where it belongs to this job.
         on_step: called with the steps done, the last loss and the seconds spent so far.
@@ -149,7 +148,7 @@ def train(
         progress.diverged = not math.isfinite(loss)
         progress.seconds = time.monotonic() - started
         on_step(progress.step, loss, progress.seconds)
-        if position == per_epoch - 1:
+        if position == per_epoch - 1 and not progress.diverged:
             progress.losses.append(progress.loss_sum / per_epoch)
             if progress.step < steps:
                 _save(checkpoint, job, network, optimiser, progress)
@@ -264,8 +263,10 @@ def _restore(path: Path, job: str, network: nn.Module, optimiser: torch.optim.Op
         return None
     try:
         state = torch.load(path, weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # bytes that are no checkpoint make torch raise almost anything
         raise ValueError(f"{path}: not a checkpoint of this program: {error}") from error
+    if not isinstance(state, dict) or "job" not in state:
+        raise ValueError(f"{path}: not a checkpoint of this program")
     if state["job"] != job:
         return None
     network.load_state_dict(state["network"])
