@@ -96,20 +96,22 @@ def _bind(backend: str, is_complex: bool) -> Namespace:
         erf = _first_of(backend, "erf", "special.erf", "scipy.special.erf")
     except ImportError:
         erf = _erf_through_numpy(backend)
-    same_name = ("matmul", "reshape", "zeros_like", "where", "sum", "exp", "expm1", "logaddexp", "tanh", "sin", "cos")
+    same_name = ("matmul", "reshape", "zeros_like", "where", "exp", "expm1", "logaddexp", "tanh", "sin", "cos")
     return Namespace(
         backend=backend,
         is_complex=is_complex,
         permute=_first_of(backend, "permute_dims", "transpose"),
         concatenate=_positional_axis(_first_of(backend, "concat", "concatenate")),
+        sum=_positional_axis(_first_of(backend, "sum")),
         conj=_first_of(backend, "conj") if is_complex else _unchanged,
         erf=erf,
         **{name: _first_of(backend, name) for name in same_name},
     )
 
 
-def _positional_axis(concatenate: Callable[..., Array]) -> Callable[[Sequence[Array], int], Array]:
-    return lambda arrays, axis: concatenate(arrays, axis=axis)
+def _positional_axis(function: Callable[..., Array]) -> Callable[[Any, int], Array]:
+    """Take the axis by position: some libraries want it by keyword, some compilers by position."""
+    return lambda arrays, axis: function(arrays, axis=axis)
 
 
 #: Libraries seen so far, by the type of their arrays; plain for the same reason as `_BOUND`.
@@ -154,8 +156,9 @@ def place(array: Array, backend: str, dtype: str, device: Any = None) -> Array:
     options = {} if device is None else {"device": device}
     try:
         placed = asarray(array, dtype=wanted, **options)
-    except TypeError as error:
-        raise ValueError(f"dtype {dtype!r} on device {device!r} is unknown to {backend}: {error}") from error
+    except (TypeError, ValueError) as error:
+        where = "" if device is None else f" on device {device!r}"
+        raise ValueError(f"dtype {dtype!r}{where} is unknown to {backend}: {error}") from error
     if dtype_name(placed) != dtype:
         raise ValueError(
             f"dtype {dtype!r} was asked of {backend}, which gave {dtype_name(placed)!r}"

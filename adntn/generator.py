@@ -155,6 +155,7 @@ class Generator:
             raise ValueError(f"x must have the shape (..., {features}), got {tuple(x.shape)}")
         if batch is not None and (len(x.shape) < 2 or x.shape[0] != batch):
             raise ValueError(f"x must have the shape ({batch}, ..., {features}), got {tuple(x.shape)}")
+        self.check(cores)
         check_alike({"x": x, **cores}, "x and the cores")
         weight = self.weight(cores)
         functions = namespace_of([weight])

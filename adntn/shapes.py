@@ -139,7 +139,7 @@ class Assembly:
         weight = self.into_weight(state, functions)
         if self.layout.padded_shape == self.layout.shape:
             return weight
-        return weight[(slice(None),) * self.lead + tuple(slice(0, size) for size in self.layout.shape)]
+        return weight[(..., *(slice(0, size) for size in self.layout.shape))]
 
     def disassemble(self, weight: Array, functions: Namespace) -> Array:
         """Return the adjoint of `assemble`: the numbers put back into legs, zero in the padding."""
@@ -153,7 +153,7 @@ def _padded(array: Array, dimension: int, size: int, padded: int, functions: Nam
     """Append zeros along one dimension, with nothing but slicing and concatenation (every array library has them)."""
     while size < padded:
         extra = min(size, padded - size)
-        part = array[(slice(None),) * dimension + (slice(0, extra),)]
+        part = array[(*(slice(None),) * dimension, slice(0, extra), ...)]
         array = functions.concatenate([array, functions.zeros_like(part)], dimension)
         size += extra
     return array

@@ -45,8 +45,8 @@ class TreeOptions:
 
     def leaves(self, shape: Shape) -> Layout:
         """Return the layout of the leaves."""
-        bonds = (self.bond,) if isinstance(self.bond, int) else tuple(self.bond)
-        largest = max((bond for bond in bonds if isinstance(bond, int)), default=1)
+        bonds = self.bond if isinstance(self.bond, Sequence) else (self.bond,)
+        largest = max((bond.__index__() for bond in bonds if hasattr(bond, "__index__")), default=1)
         leg = largest if self.leg is None else count_of(self.leg, "leg")
         return layout_of(shape, self.layout, self.factors, leg)
 

@@ -1,0 +1,59 @@
+"""Fixtures that run a test for each row of a matrix."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from matrix import LIBRARIES, ON_LIBRARIES, TOPOLOGIES
+
+import adntn
+
+
+def install_check(library: str) -> None:
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+
+
+@pytest.fixture(params=TOPOLOGIES.values(), ids=TOPOLOGIES.keys())
+def topology(request: pytest.FixtureRequest) -> Callable[[str], adntn.Options]:
+    """Each topology: a function from an activation to options."""
+    row: Callable[[str], adntn.Options] = request.param
+    return row
+
+
+@pytest.fixture(params=adntn.ACTIVATIONS)
+def activation(request: pytest.FixtureRequest) -> str:
+    """Each activation's name."""
+    name: str = request.param
+    return name
+
+
+@contextmanager
+def prepared(library: str) -> Iterator[None]:
+    """The library, if it is installed, in double precision where that is an option."""
+    install_check(library)
+    if library == "jax":
+        import jax  # noqa: PLC0415
+
+        with jax.enable_x64(True):
+            yield
+    else:
+        yield
+
+
+@pytest.fixture(params=LIBRARIES)
+def library(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each array library that is installed."""
+    with prepared(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=ON_LIBRARIES, ids=" ".join)
+def library_and_topology(request: pytest.FixtureRequest) -> Iterator[tuple[str, Callable[[str], adntn.Options]]]:
+    """Each array library that is installed with each topology."""
+    library, topology = request.param
+    with prepared(library):
+        yield library, TOPOLOGIES[topology]

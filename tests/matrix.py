@@ -1,0 +1,77 @@
+"""The matrices: topologies, activations, shapes, array libraries, number types. A new one of a kind is a row here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import adntn
+
+#: Every topology with its variants, each given the activation to use; all can make weights of SHAPE.
+TOPOLOGIES: dict[str, Callable[[str], adntn.Options]] = {
+    "TTN": lambda f: adntn.TTN.options(bond=2, activation=f),
+    "TTN, ternary, activation on the weight": lambda f: adntn.TTN.options(
+        bond=3, arity=3, leg=1, activation=f, last_activation=f
+    ),
+    "TTN, interleaved": lambda f: adntn.TTN.options(bond=3, leg=1, activation=f, layout="interleaved"),
+    "TTN, shared in levels": lambda f: adntn.TTN.options(bond=2, activation=f, share="level"),
+    "TTN, shared": lambda f: adntn.TTN.options(bond=2, activation=f, share="all"),
+    "TTN, bonds per level": lambda f: adntn.TTN.options(bond=(4, 3), leg=1, activation=[f]),
+    "TTN, factors": lambda f: adntn.TTN.options(bond=2, activation=f, factors=[(3, 2, 3), (2, 2, 2, 2)]),
+    "TTN, batch": lambda f: adntn.TTN.options(bond=2, activation=f, batch=3),
+    "AugmentedTTN": lambda f: adntn.AugmentedTTN.options(bond=2, activation=f),
+    "AugmentedTTN, two boundaries, mixing": lambda f: adntn.AugmentedTTN.options(
+        bond=3, leg=1, boundaries=[5, 1], activation=f, mixing_activation=f
+    ),
+    "MERA": lambda f: adntn.MERA.options(bond=2, activation=f),
+    "MERA, periodic, mixing": lambda f: adntn.MERA.options(
+        bond=3, leg=1, border="periodic", activation=f, mixing_activation=f
+    ),
+    "MERA, ternary, activation on the weight": lambda f: adntn.MERA.options(
+        bond=2, arity=3, leg=1, layout="interleaved", activation=f, last_activation=f
+    ),
+    "MERA, shared, batch": lambda f: adntn.MERA.options(bond=2, activation=f, share="all", batch=3),
+    "Brickwall, depth 1": lambda f: adntn.Brickwall.options(last_activation=f),
+    "Brickwall, depth 3": lambda f: adntn.Brickwall.options(depth=3, activation=f, layout="interleaved"),
+    "Brickwall, shared, batch": lambda f: adntn.Brickwall.options(depth=2, activation=f, share="level", batch=3),
+    "TensorTrain": lambda f: adntn.TensorTrain.options(bond=3, last_activation=f),
+    "TensorTrain, depth 2": lambda f: adntn.TensorTrain.options(depth=2, bond=(3, 2), activation=f, layout="split"),
+    "TensorTrain, batch": lambda f: adntn.TensorTrain.options(depth=2, activation=f, batch=3),
+    "LowRank": lambda f: adntn.LowRank.options(rank=3, last_activation=f),
+    "LowRank, batch": lambda f: adntn.LowRank.options(rank=2, last_activation=f, batch=3),
+    "Tucker": lambda f: adntn.Tucker.options(rank=(4, 3), activation=f, last_activation=f),
+    "Tucker, batch": lambda f: adntn.Tucker.options(rank=3, activation=f, batch=3),
+    "Custom": lambda f: adntn.Custom.options(
+        blocks=[
+            adntn.Block({"top": "a b", "loop": "b c"}, activation=f),
+            adntn.Block({"left": "a r1 x", "shared": "x c y z"}, activation=f),
+            adntn.Block({"matrix": "y r2", "shared": "z c1 q c2", "vector": "q"}),
+        ],
+        sizes=(*CUSTOM_SIZES.items(),),
+        output="r2 r1 | c1 c2",
+    ),
+}
+CUSTOM_SIZES = {"a": 2, "b": 3, "c": 4, "x": 3, "y": 2, "z": 3, "q": 2, "r1": 4, "r2": 4, "c1": 4, "c2": 3}
+#: Rows of which an option is made for SHAPE.
+ONLY_THAT_SHAPE = ("TTN, bonds per level", "TTN, factors", "AugmentedTTN, two boundaries, mixing", "Custom")
+
+SHAPE = (16, 12)
+SHAPES = [(8, 8), (12, 10), (5, 7, 3), (30,), (11, 13), (1, 6), (2, 3, 1, 2, 2, 3), (64, 27)]
+#: Array libraries, as autoray names them; "numpy" is always there.
+LIBRARIES = ("numpy", "torch", "jax", "array_api_strict")
+#: Of the topologies, those that JAX runs too: it compiles every step anew, which takes seconds for each network.
+COMPILED = ("TTN, interleaved", "MERA, periodic, mixing", "Brickwall, shared, batch", "LowRank", "Custom")
+ON_LIBRARIES = [
+    (library, topology) for library in LIBRARIES for topology in TOPOLOGIES if library != "jax" or topology in COMPILED
+]
+SHORT_EPSILON = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
+
+
+def fits(topology: str, shape: tuple[int, ...]) -> bool:
+    """Whether a row can make weights of a shape."""
+    if topology in ONLY_THAT_SHAPE:
+        return shape == SHAPE
+    if topology.startswith("LowRank"):
+        return len(shape) > 1
+    if topology.startswith("Tucker"):
+        return len(shape) == 2 or "batch" in topology
+    return True
