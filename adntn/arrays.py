@@ -7,8 +7,10 @@ bound ahead of a run (not dispatched call by call): it is faster, and compilers 
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +25,10 @@ SHORT_DTYPES = ("float16", "bfloat16")
 
 @dataclass(frozen=True)
 class Namespace:
-    """The functions of one array library; `conj` is the identity when the arrays are real."""
+    """The functions of one array library; `conj` is the identity when the arrays are real.
+
+    `fuse` makes one kernel of a function of arrays, number by number; None where the library has no such function.
+    """
 
     backend: str
     is_complex: bool
@@ -42,6 +47,7 @@ class Namespace:
     sin: Callable[..., Array]
     cos: Callable[..., Array]
     erf: Callable[..., Array]
+    fuse: Callable[[Callable[..., Array]], Callable[..., Array]] | None = None
 
 
 def _unchanged(array: Array) -> Array:
@@ -96,6 +102,10 @@ def _bind(backend: str, is_complex: bool) -> Namespace:
         erf = _first_of(backend, "erf", "special.erf", "scipy.special.erf")
     except ImportError:
         erf = _erf_through_numpy(backend)
+    try:
+        fuse = _first_of(backend, "fuse")
+    except ImportError:
+        fuse = None
     same_name = ("matmul", "reshape", "zeros_like", "where", "sum", "exp", "expm1", "logaddexp", "tanh", "sin", "cos")
     return Namespace(
         backend=backend,
@@ -104,6 +114,7 @@ def _bind(backend: str, is_complex: bool) -> Namespace:
         concatenate=_positional_axis(_first_of(backend, "concat", "concatenate")),
         conj=_first_of(backend, "conj") if is_complex else _unchanged,
         erf=erf,
+        fuse=fuse,
         **{name: _first_of(backend, name) for name in same_name},
     )
 
@@ -140,6 +151,8 @@ def namespace_of(arrays: Iterable[Array]) -> Namespace:
 def place(array: Array, backend: str, dtype: str, device: Any = None) -> Array:
     """Return a NumPy array as an array of another library, number type and device.
 
+    Where `asarray` takes no device (CuPy), the device is a context in which arrays come to lie there.
+
     Raises:
         ImportError: if the library is not installed.
         ValueError: if the library does not have the number type, or silently replaced it.
@@ -151,9 +164,11 @@ def place(array: Array, backend: str, dtype: str, device: Any = None) -> Array:
         raise ImportError(f'backend {backend!r} is not installed; try: pip install "adntn[{backend}]"') from error
     except (AttributeError, TypeError) as error:
         raise ValueError(f"dtype {dtype!r} is unknown to {backend}") from error
-    options = {} if device is None else {"device": device}
+    entered = isinstance(device, AbstractContextManager) and not _takes_device(asarray)
+    options = {} if device is None or entered else {"device": device}
     try:
-        placed = asarray(array, dtype=wanted, **options)
+        with device if entered else nullcontext():
+            placed = asarray(array, dtype=wanted, **options)
     except TypeError as error:
         raise ValueError(f"dtype {dtype!r} on device {device!r} is unknown to {backend}: {error}") from error
     if dtype_name(placed) != dtype:
@@ -162,6 +177,14 @@ def place(array: Array, backend: str, dtype: str, device: Any = None) -> Array:
             + ("; enable it first: jax.config.update('jax_enable_x64', True)" if backend == "jax" else "")
         )
     return placed
+
+
+def _takes_device(function: Callable[..., Array]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # a built-in function that does not tell
+        return True
+    return "device" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
 def as_dtype(array: Array, dtype: str) -> Array:
