@@ -247,15 +247,20 @@ def check_alike(arrays: Mapping[str, Array], what: str) -> None:
     Raises:
         TypeError: naming the first two arrays that differ.
     """
-    first = next(iter(arrays))
     for question, answer in (("library", backend_of), ("dtype", dtype_name), ("device", _device)):
-        expected = answer(arrays[first])
-        for name, array in arrays.items():
-            if answer(array) != expected:
+        answers = {name: known for name, array in arrays.items() if (known := answer(array)) is not None}
+        first = next(iter(answers), "")
+        for name, own in answers.items():
+            if own != answers[first]:
                 raise TypeError(
-                    f"{what} must share one {question}: {first!r} has {expected!r}, {name!r} has {answer(array)!r}"
+                    f"{what} must share one {question}: {first!r} has {answers[first]!r}, {name!r} has {own!r}"
                 )
 
 
-def _device(array: Array) -> str:
-    return str(getattr(array, "device", "cpu"))
+def _device(array: Array) -> str | None:
+    """Return the one device of an array; None where there is none to name.
+
+    While JAX traces, arrays have no device; spread over several devices, they have JAX's own rules.
+    """
+    device = getattr(array, "device", None)
+    return None if device is None or hasattr(device, "device_set") else str(device)
