@@ -5,6 +5,7 @@ from adntn.arrays import Namespace
 from adntn.fit import Fit, fit, hierarchical_svd
 from adntn.generator import Generator
 from adntn.network import Core, Leg, Level, Network, Node
+from adntn.optimise import Adam
 from adntn.report import Report
 from adntn.shapes import Layout
 from adntn.topologies import (
@@ -29,6 +30,7 @@ __all__ = [
     "MERA",
     "TTN",
     "Activation",
+    "Adam",
     "AugmentedTTN",
     "Block",
     "Brickwall",

@@ -171,12 +171,22 @@ def place(array: Array, backend: str, dtype: str, device: Any = None) -> Array:
             placed = asarray(array, dtype=wanted, **options)
     except TypeError as error:
         raise ValueError(f"dtype {dtype!r} on device {device!r} is unknown to {backend}: {error}") from error
-    if dtype_name(placed) != dtype:
+    check_dtype(placed, dtype)
+    return placed
+
+
+def check_dtype(array: Array, dtype: str) -> None:
+    """Check that an array has the number type that was asked for: libraries may replace it without a word.
+
+    Raises:
+        ValueError: if it has not.
+    """
+    if dtype_name(array) != dtype:
+        backend = backend_of(array)
         raise ValueError(
-            f"dtype {dtype!r} was asked of {backend}, which gave {dtype_name(placed)!r}"
+            f"dtype {dtype!r} was asked of {backend}, which gave {dtype_name(array)!r}"
             + ("; enable it first: jax.config.update('jax_enable_x64', True)" if backend == "jax" else "")
         )
-    return placed
 
 
 def _takes_device(function: Callable[..., Array]) -> bool:
@@ -195,6 +205,23 @@ def as_dtype(array: Array, dtype: str) -> Array:
     namespace(backend, is_complex=False)
     own = _OWN_DTYPES[backend, dtype]
     return array.astype(own) if hasattr(array, "astype") else array.to(own)
+
+
+def flatten(arrays: Mapping[str, Array]) -> Array:
+    """Return all elements of arrays of one library as one vector, in the order of the mapping."""
+    functions = namespace_of(arrays.values())
+    return functions.concatenate([functions.reshape(array, (-1,)) for array in arrays.values()], 0)
+
+
+def unflatten(vector: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+    """Return the parts of a vector as arrays of these shapes: the inverse of `flatten`."""
+    functions = namespace_of([vector])
+    arrays, start = {}, 0
+    for name, shape in shapes.items():
+        stop = start + math.prod(shape)
+        arrays[name] = functions.reshape(vector[start:stop], shape)
+        start = stop
+    return arrays
 
 
 def merged_permutation(sizes: Sequence[int], destination: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -2,6 +2,6 @@
 
 from importlib.util import find_spec
 
-FRAMEWORKS = {"adntn_torch": "torch"}
+FRAMEWORKS = {"adntn_cupy": "cupy", "adntn_torch": "torch"}
 
 collect_ignore = [package for package, framework in FRAMEWORKS.items() if find_spec(framework) is None]
