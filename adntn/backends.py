@@ -32,6 +32,10 @@ def _as_named(name: str) -> Any:
     return name
 
 
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
 @dataclass(frozen=True)
 class Backend:
     """An array library, and what autoray cannot know of it.
@@ -47,6 +51,8 @@ class Backend:
         native_vjp: like `Generator.vjp`, by the library's own automatic differentiation; None if it has none. Gradients
             of complex cores are with respect to the conjugate, as those of `Generator.vjp`.
         double_precision: a context in which the library has float64 and complex128.
+        compile: from a pure function of arrays, tuples and mappings of arrays to the same function, compiled; the
+            function itself where the library has no compiler.
     """
 
     name: str
@@ -54,6 +60,7 @@ class Backend:
     device: Callable[[str], Any] = _as_named
     native_vjp: VectorJacobianProduct | None = None
     double_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
+    compile: Callable[[Callable[..., Any]], Callable[..., Any]] = _as_it_is
 
     @property
     def differentiations(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What JAX adds to what autoray knows of it: devices, its own differentiation, double precision."""
+"""What JAX adds to what autoray knows of it: devices, its own differentiation, double precision, jit."""
 
 from __future__ import annotations
 
@@ -55,4 +55,5 @@ BACKEND = Backend(
     device=device,
     native_vjp=native_vjp,
     double_precision=lambda: jax.enable_x64(True),
+    compile=jax.jit,
 )
