@@ -2,6 +2,7 @@
 
 from adntn.activations import ACTIVATIONS, Activation
 from adntn.arrays import Namespace
+from adntn.backends import Backend, Status, backend, backends
 from adntn.fit import Fit, fit, hierarchical_svd
 from adntn.generator import Generator
 from adntn.network import Core, Leg, Level, Network, Node
@@ -21,6 +22,8 @@ from adntn.topologies import (
     Tucker,
     topology,
 )
+from adntn.verification.result import Cell, Verification
+from adntn.verify import verify
 
 __version__ = "0.1.0"
 
@@ -30,8 +33,10 @@ __all__ = [
     "TTN",
     "Activation",
     "AugmentedTTN",
+    "Backend",
     "Block",
     "Brickwall",
+    "Cell",
     "Core",
     "Custom",
     "Fit",
@@ -45,10 +50,15 @@ __all__ = [
     "Node",
     "Options",
     "Report",
+    "Status",
     "TensorTrain",
     "Topology",
     "Tucker",
+    "Verification",
+    "backend",
+    "backends",
     "fit",
     "hierarchical_svd",
     "topology",
+    "verify",
 ]
