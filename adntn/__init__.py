@@ -2,6 +2,7 @@
 
 from adntn.activations import ACTIVATIONS, Activation
 from adntn.arrays import Namespace
+from adntn.backends import Backend, Status, backend, backends
 from adntn.fit import Fit, fit, hierarchical_svd
 from adntn.generator import Generator
 from adntn.network import Core, Leg, Level, Network, Node
@@ -22,6 +23,8 @@ from adntn.topologies import (
     Tucker,
     topology,
 )
+from adntn.verification.result import Cell, Verification
+from adntn.verify import verify
 
 __version__ = "0.1.0"
 
@@ -32,8 +35,10 @@ __all__ = [
     "Activation",
     "Adam",
     "AugmentedTTN",
+    "Backend",
     "Block",
     "Brickwall",
+    "Cell",
     "Core",
     "Custom",
     "Fit",
@@ -47,10 +52,15 @@ __all__ = [
     "Node",
     "Options",
     "Report",
+    "Status",
     "TensorTrain",
     "Topology",
     "Tucker",
+    "Verification",
+    "backend",
+    "backends",
     "fit",
     "hierarchical_svd",
     "topology",
+    "verify",
 ]

@@ -106,12 +106,13 @@ def _bind(backend: str, is_complex: bool) -> Namespace:
         fuse = _first_of(backend, "fuse")
     except ImportError:
         fuse = None
-    same_name = ("matmul", "reshape", "zeros_like", "where", "sum", "exp", "expm1", "logaddexp", "tanh", "sin", "cos")
+    same_name = ("matmul", "reshape", "zeros_like", "where", "exp", "expm1", "logaddexp", "tanh", "sin", "cos")
     return Namespace(
         backend=backend,
         is_complex=is_complex,
         permute=_first_of(backend, "permute_dims", "transpose"),
         concatenate=_positional_axis(_first_of(backend, "concat", "concatenate")),
+        sum=_positional_axis(_first_of(backend, "sum")),  # the array API standard takes the axis by name only
         conj=_first_of(backend, "conj") if is_complex else _unchanged,
         erf=erf,
         fuse=fuse,
@@ -119,8 +120,8 @@ def _bind(backend: str, is_complex: bool) -> Namespace:
     )
 
 
-def _positional_axis(concatenate: Callable[..., Array]) -> Callable[[Sequence[Array], int], Array]:
-    return lambda arrays, axis: concatenate(arrays, axis=axis)
+def _positional_axis(function: Callable[..., Array]) -> Callable[[Any, int], Array]:
+    return lambda arrays, axis: function(arrays, axis=axis)
 
 
 #: Libraries seen so far, by the type of their arrays; plain for the same reason as `_BOUND`.

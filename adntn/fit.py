@@ -163,7 +163,8 @@ def _checked(generator: Generator, weight: Array) -> Array:
 def _norm(array: Array) -> float:
     """Return the Frobenius norm, the one number that is read from the device."""
     functions = namespace_of([array])
-    return math.sqrt(float(autoray.to_numpy(functions.sum(array * functions.conj(array))).real))
+    flat = functions.reshape(array, (-1,))
+    return math.sqrt(float(autoray.to_numpy(functions.sum(flat * functions.conj(flat), 0)).real))
 
 
 def _start(generator: Generator, target: Array, seed: int) -> dict[str, Array]:
@@ -171,7 +172,8 @@ def _start(generator: Generator, target: Array, seed: int) -> dict[str, Array]:
     if _why_no_tree(generator.network) is None:
         return hierarchical_svd(generator, autoray.to_numpy(target))
     count = math.prod(generator.shape)
-    mean = namespace_of([target]).sum(target) / count
+    functions = namespace_of([target])
+    mean = functions.sum(functions.reshape(target, (-1,)), 0) / count
     deviation = _norm(target - mean) / math.sqrt(count) or _norm(target) / math.sqrt(count)
     return generator.init(seed, dtype=dtype_name(target), std=deviation)
 
