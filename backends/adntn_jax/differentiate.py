@@ -48,8 +48,8 @@ def weight(
         cores: JAX arrays by name.
         differentiation: "autodiff", JAX's own, in every mode and order; "adjoint", the library's, in reverse mode. None
             takes "autodiff" where the engine is JAX and "adjoint" elsewhere.
-        engine: who computes. "jax", or another array library ("numpy", "torch" ...): it works on the host in a callback,
-            arrays are copied there and back, one after another under vmap, and only first derivatives exist.
+        engine: who computes. "jax", or another array library ("numpy", "torch" ...): it is called from the compiled
+            program, with copies of the arrays both ways, once for each example under vmap; first derivatives only.
 
     Raises:
         KeyError, ValueError, TypeError: if cores are not the generator's, or an option is unknown.
@@ -57,7 +57,7 @@ def weight(
     """
     path = checked_differentiation(differentiation, engine)
     if path == "autodiff":
-        return generator.weight(cores)
+        return engines.weight(generator, engine, dict(cores))
     generator.check(cores)  # here, because an error inside a callback is hard to read
     return _with_adjoint(generator, engine, dict(cores))
 
@@ -86,9 +86,7 @@ def _with_adjoint(generator: Generator, engine: str, cores: Cores) -> jax.Array:
     return engines.weight(generator, engine, cores)
 
 
-def _forward(
-    generator: Generator, engine: str, cores: Cores
-) -> tuple[jax.Array, tuple[tuple[jax.Array, ...], Cores]]:
+def _forward(generator: Generator, engine: str, cores: Cores) -> tuple[jax.Array, tuple[tuple[jax.Array, ...], Cores]]:
     weight, residuals = engines.forward(generator, engine, cores)
     return weight, (residuals, cores)
 

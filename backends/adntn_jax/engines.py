@@ -37,14 +37,17 @@ def check(engine: str) -> None:
 
 def weight(generator: Generator, engine: str, cores: Cores) -> jax.Array:
     """Return the weight."""
+    made: jax.Array
     if engine == JAX:
-        return generator.weight(cores)
+        made = generator.weight(cores)
+        return made
     dtype, wide = _wide(cores)
 
-    def on_host(cores: Cores) -> numpy.ndarray:
+    def on_host(cores: Cores) -> Any:
         return _taken_back(generator.weight(_handed_over(cores, engine)))
 
-    return _call(on_host, jax.eval_shape(generator.weight, wide), wide).astype(dtype)
+    made = _call(on_host, jax.eval_shape(generator.weight, wide), wide)
+    return made.astype(dtype)
 
 
 def forward(generator: Generator, engine: str, cores: Cores) -> tuple[jax.Array, Residuals]:
@@ -60,9 +63,7 @@ def forward(generator: Generator, engine: str, cores: Cores) -> tuple[jax.Array,
     return weight.astype(dtype), residuals
 
 
-def pullback(
-    generator: Generator, engine: str, residuals: Residuals, cores: Cores, weight_bar: jax.Array
-) -> Cores:
+def pullback(generator: Generator, engine: str, residuals: Residuals, cores: Cores, weight_bar: jax.Array) -> Cores:
     """Return dL/d(core) for every core, with respect to the conjugate."""
     if engine == JAX:
         return generator.pullback(residuals, cores, weight_bar)
@@ -71,13 +72,12 @@ def pullback(
     def on_host(residuals: Residuals, cores: Cores, weight_bar: jax.Array) -> Any:
         return _taken_back(generator.pullback(*_handed_over((residuals, cores, weight_bar), engine)))
 
-    like_cores = {name: jax.ShapeDtypeStruct(core.shape, core.dtype) for name, core in wide.items()}
-    made = _call(on_host, like_cores, residuals, wide, weight_bar.astype(wide[SCALE].dtype))
+    made = _call(on_host, jax.eval_shape(dict, wide), residuals, wide, weight_bar.astype(wide[SCALE].dtype))
     return {name: gradient.astype(dtype) for name, gradient in made.items()}
 
 
 def _wide(cores: Cores) -> tuple[Any, Cores]:
-    """Return the cores' number type, and the cores with 16-bit numbers as float32: NumPy and torch share no bfloat16."""
+    """Return the cores' number type, and the cores with 16-bit numbers as float32: NumPy can hand over no bfloat16."""
     dtype = cores[SCALE].dtype
     if dtype.name not in SHORT_DTYPES:
         return dtype, cores

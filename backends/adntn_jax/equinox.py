@@ -87,7 +87,6 @@ class GeneratedLayer(eqx.Module):
         output: jax.Array = self.to_dense()(x, key=key)
         return output
 
-
     def _arguments(self) -> Arguments:
         return tuple((name, getattr(self, name)) for name in self.dense_arguments)
 

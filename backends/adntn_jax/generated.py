@@ -62,6 +62,6 @@ def drawn_cores(generator: Generator, key: jax.Array, dtype: str, std: float) ->
 
     if not isinstance(words, jax.core.Tracer):
         return {name: jnp.asarray(core) for name, core in draw(words).items()}
-    shapes = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in generator.core_shapes.items()}
+    shapes = jax.eval_shape(lambda: {name: jnp.zeros(shape, dtype) for name, shape in generator.core_shapes.items()})
     drawn: dict[str, jax.Array] = jax.pure_callback(draw, shapes, words, vmap_method="sequential")
     return drawn
