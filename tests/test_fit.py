@@ -96,7 +96,7 @@ def test_a_fit_finds_the_same_wherever_the_weight_is(options: adntn.Options, lib
 
 def test_a_fit_says_how_jax_gets_its_double_precision() -> None:
     jax = pytest.importorskip("jax")
-    with pytest.raises(ValueError, match="float64.*jax.*float32.*jax_enable_x64"):
+    with pytest.raises(ValueError, match=r"float64.*jax.*float32.*jax_enable_x64"):
         adntn.fit(adntn.TTN((8, 8)), jax.numpy.ones((8, 8)))
 
 

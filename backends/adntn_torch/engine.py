@@ -1,7 +1,7 @@
 """Another array library computes the weight and its adjoint inside a torch model; the cores stay torch's parameters.
 
 Tensors and arrays share memory (DLPack) where both libraries reach the device. Where they do not, such as parameters on
-the CPU and CuPy, everything is copied through the host, with a warning, once: nobody reads an attribute that would tell.
+the CPU and CuPy, everything is copied through the host, and a warning says so, once: an attribute would go unread.
 """
 
 from __future__ import annotations
