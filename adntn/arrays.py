@@ -276,7 +276,8 @@ def check_alike(arrays: Mapping[str, Array], what: str) -> None:
         TypeError: naming the first two arrays that differ.
     """
     for question, answer in (("library", backend_of), ("dtype", dtype_name), ("device", _device)):
-        answers = {name: known for name, array in arrays.items() if (known := answer(array)) is not None}
+        every = {name: answer(array) for name, array in arrays.items()}
+        answers = {name: own for name, own in every.items() if own is not None}
         first = next(iter(answers), "")
         for name, own in answers.items():
             if own != answers[first]:

@@ -32,7 +32,8 @@ def generate(
     Autocast does not reach inside: rounding after every level would add up. The weight is cast where it is used.
     """
     if engine is not None and not next(iter(cores.values())).is_meta:
-        return generate_with_engine_outside_torch_compile(engine, cores).contiguous()
+        outside: Tensor = generate_with_engine_outside_torch_compile(engine, cores)
+        return outside.contiguous()
     with _without_autocast(next(iter(cores.values()))):
         if differentiation == "adjoint" and not _traced_without_gradients(cores.values()):
             weight = _apply(_Adjoint, generator, *(cores[name] for name in generator.core_shapes))[0]

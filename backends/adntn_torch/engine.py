@@ -16,6 +16,7 @@ from typing import Any
 import autoray
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 import adntn
 from adntn import Generator
@@ -108,7 +109,7 @@ def shares_memory(name: str, device: torch.device) -> bool:
     """Return whether a library and torch can read each other's arrays on a device; warn, once, if they cannot."""
     try:
         probe = autoray.get_lib_fn(name, "from_dlpack")(torch.zeros(1, device=device))
-        shared = torch.from_dlpack(probe).device == torch.zeros(1, device=device).device
+        shared = from_dlpack(probe).device == torch.zeros(1, device=device).device
     except Exception as error:  # every library raises its own
         shared, reason = False, f" ({' '.join(str(error).split())})"
     else:
@@ -124,7 +125,7 @@ def shares_memory(name: str, device: torch.device) -> bool:
 
 def _tensor(array: Array, shared: bool, device: torch.device) -> Tensor:
     if shared:
-        return torch.from_dlpack(array)
+        return from_dlpack(array)
     return torch.from_numpy(autoray.to_numpy(array)).to(device)
 
 
