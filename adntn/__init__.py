@@ -2,9 +2,11 @@
 
 from adntn.activations import ACTIVATIONS, Activation
 from adntn.arrays import Namespace
+from adntn.backends import Backend, Status, backend, backends
 from adntn.fit import Fit, fit, hierarchical_svd
 from adntn.generator import Generator
 from adntn.network import Core, Leg, Level, Network, Node
+from adntn.optimise import Adam
 from adntn.report import Report
 from adntn.shapes import Layout
 from adntn.topologies import (
@@ -21,6 +23,8 @@ from adntn.topologies import (
     Tucker,
     topology,
 )
+from adntn.verification.result import Cell, Verification
+from adntn.verify import verify
 
 __version__ = "0.1.0"
 
@@ -29,9 +33,12 @@ __all__ = [
     "MERA",
     "TTN",
     "Activation",
+    "Adam",
     "AugmentedTTN",
+    "Backend",
     "Block",
     "Brickwall",
+    "Cell",
     "Core",
     "Custom",
     "Fit",
@@ -45,10 +52,15 @@ __all__ = [
     "Node",
     "Options",
     "Report",
+    "Status",
     "TensorTrain",
     "Topology",
     "Tucker",
+    "Verification",
+    "backend",
+    "backends",
     "fit",
     "hierarchical_svd",
     "topology",
+    "verify",
 ]

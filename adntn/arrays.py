@@ -7,8 +7,10 @@ bound ahead of a run (not dispatched call by call): it is faster, and compilers 
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +25,10 @@ SHORT_DTYPES = ("float16", "bfloat16")
 
 @dataclass(frozen=True)
 class Namespace:
-    """The functions of one array library; `conj` is the identity when the arrays are real."""
+    """The functions of one array library; `conj` is the identity when the arrays are real.
+
+    `fuse` makes one kernel of a function of arrays, number by number; None where the library has no such function.
+    """
 
     backend: str
     is_complex: bool
@@ -42,6 +47,7 @@ class Namespace:
     sin: Callable[..., Array]
     cos: Callable[..., Array]
     erf: Callable[..., Array]
+    fuse: Callable[[Callable[..., Array]], Callable[..., Array]] | None = None
 
 
 def _unchanged(array: Array) -> Array:
@@ -96,6 +102,10 @@ def _bind(backend: str, is_complex: bool) -> Namespace:
         erf = _first_of(backend, "erf", "special.erf", "scipy.special.erf")
     except ImportError:
         erf = _erf_through_numpy(backend)
+    try:
+        fuse = _first_of(backend, "fuse")
+    except ImportError:
+        fuse = None
     same_name = ("matmul", "reshape", "zeros_like", "where", "exp", "expm1", "logaddexp", "tanh", "sin", "cos")
     return Namespace(
         backend=backend,
@@ -105,12 +115,13 @@ def _bind(backend: str, is_complex: bool) -> Namespace:
         sum=_positional_axis(_first_of(backend, "sum")),
         conj=_first_of(backend, "conj") if is_complex else _unchanged,
         erf=erf,
+        fuse=fuse,
         **{name: _first_of(backend, name) for name in same_name},
     )
 
 
 def _positional_axis(function: Callable[..., Array]) -> Callable[[Any, int], Array]:
-    """Take the axis by position: some libraries want it by keyword, some compilers by position."""
+    """Take the axis by position and hand it on by name, which is the only way in the array API standard."""
     return lambda arrays, axis: function(arrays, axis=axis)
 
 
@@ -142,6 +153,8 @@ def namespace_of(arrays: Iterable[Array]) -> Namespace:
 def place(array: Array, backend: str, dtype: str, device: Any = None) -> Array:
     """Return a NumPy array as an array of another library, number type and device.
 
+    Where `asarray` takes no device (CuPy), the device is a context in which arrays come to lie there.
+
     Raises:
         ImportError: if the library is not installed.
         ValueError: if the library does not have the number type, or silently replaced it.
@@ -153,18 +166,38 @@ def place(array: Array, backend: str, dtype: str, device: Any = None) -> Array:
         raise ImportError(f'backend {backend!r} is not installed; try: pip install "adntn[{backend}]"') from error
     except (AttributeError, TypeError) as error:
         raise ValueError(f"dtype {dtype!r} is unknown to {backend}") from error
-    options = {} if device is None else {"device": device}
+    entered = isinstance(device, AbstractContextManager) and not _takes_device(asarray)
+    options = {} if device is None or entered else {"device": device}
     try:
-        placed = asarray(array, dtype=wanted, **options)
+        with device if entered else nullcontext():
+            placed = asarray(array, dtype=wanted, **options)
     except (TypeError, ValueError) as error:
         where = "" if device is None else f" on device {device!r}"
         raise ValueError(f"dtype {dtype!r}{where} is unknown to {backend}: {error}") from error
-    if dtype_name(placed) != dtype:
+    check_dtype(placed, dtype)
+    return placed
+
+
+def check_dtype(array: Array, dtype: str) -> None:
+    """Check that an array has the number type that was asked for: libraries may replace it without a word.
+
+    Raises:
+        ValueError: if it has not.
+    """
+    if dtype_name(array) != dtype:
+        backend = backend_of(array)
         raise ValueError(
-            f"dtype {dtype!r} was asked of {backend}, which gave {dtype_name(placed)!r}"
+            f"dtype {dtype!r} was asked of {backend}, which gave {dtype_name(array)!r}"
             + ("; enable it first: jax.config.update('jax_enable_x64', True)" if backend == "jax" else "")
         )
-    return placed
+
+
+def _takes_device(function: Callable[..., Array]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # a built-in function that does not tell
+        return True
+    return "device" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
 def as_dtype(array: Array, dtype: str) -> Array:
@@ -175,6 +208,23 @@ def as_dtype(array: Array, dtype: str) -> Array:
     namespace(backend, is_complex=False)
     own = _OWN_DTYPES[backend, dtype]
     return array.astype(own) if hasattr(array, "astype") else array.to(own)
+
+
+def flatten(arrays: Mapping[str, Array]) -> Array:
+    """Return all elements of arrays of one library as one vector, in the order of the mapping."""
+    functions = namespace_of(arrays.values())
+    return functions.concatenate([functions.reshape(array, (-1,)) for array in arrays.values()], 0)
+
+
+def unflatten(vector: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+    """Return the parts of a vector as arrays of these shapes: the inverse of `flatten`."""
+    functions = namespace_of([vector])
+    arrays, start = {}, 0
+    for name, shape in shapes.items():
+        stop = start + math.prod(shape)
+        arrays[name] = functions.reshape(vector[start:stop], shape)
+        start = stop
+    return arrays
 
 
 def merged_permutation(sizes: Sequence[int], destination: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -227,15 +277,21 @@ def check_alike(arrays: Mapping[str, Array], what: str) -> None:
     Raises:
         TypeError: naming the first two arrays that differ.
     """
-    first = next(iter(arrays))
     for question, answer in (("library", backend_of), ("dtype", dtype_name), ("device", _device)):
-        expected = answer(arrays[first])
-        for name, array in arrays.items():
-            if answer(array) != expected:
+        every = {name: answer(array) for name, array in arrays.items()}
+        answers = {name: own for name, own in every.items() if own is not None}
+        first = next(iter(answers), "")
+        for name, own in answers.items():
+            if own != answers[first]:
                 raise TypeError(
-                    f"{what} must share one {question}: {first!r} has {expected!r}, {name!r} has {answer(array)!r}"
+                    f"{what} must share one {question}: {first!r} has {answers[first]!r}, {name!r} has {own!r}"
                 )
 
 
-def _device(array: Array) -> str:
-    return str(getattr(array, "device", "cpu"))
+def _device(array: Array) -> str | None:
+    """Return the one device of an array; None where there is none to name.
+
+    While JAX traces, arrays have no device; spread over several devices, they have JAX's own rules.
+    """
+    device = getattr(array, "device", None)
+    return None if device is None or hasattr(device, "device_set") else str(device)

@@ -1,4 +1,6 @@
-"""Cores for a given dense weight, on NumPy: a hierarchical SVD to start from where there is one, then SciPy's L-BFGS.
+"""Cores for a given dense weight: a hierarchical SVD to start from where there is one, then SciPy's L-BFGS.
+
+The weight may be an array of any library and stays where it is: only the cores, few as they are, go to SciPy and back.
 
 A trained weight is hardly compressible by a factor of thousands: expect relative errors near 1 there. What a fit is
 good for is a start, or a weight that has structure.
@@ -9,17 +11,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+import autoray
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from adntn.arrays import namespace
+from adntn.arrays import (
+    DTYPES,
+    Array,
+    as_dtype,
+    backend_of,
+    check_dtype,
+    dtype_name,
+    flatten,
+    namespace,
+    namespace_of,
+    place,
+    unflatten,
+)
 from adntn.generator import Generator
 from adntn.network import SCALE, Level, Network
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,7 @@ class Fit:
     """The result of a fit.
 
     Attributes:
-        cores: the best cores found, in the number type of the weight.
+        cores: the best cores found, of the weight's library, number type and device.
         error: relative Frobenius error |W - weight| / |weight| of these cores.
         history: the error at the start and after each iteration.
     """
@@ -54,14 +65,16 @@ def fit(
 
     Args:
         generator: what is to generate the weight.
-        weight: a NumPy array of the generator's shape.
-        cores: where to start; by default the hierarchical SVD for linear trees, else `generator.init(seed)` with the
-            standard deviation of the weight.
+        weight: an array of the generator's shape, of NumPy or any other library; the fit computes where it is, in
+            double precision.
+        cores: where to start; by default the hierarchical SVD for linear trees (made on the host), else
+            `generator.init(seed)` with the standard deviation of the weight.
         seed: of that start.
         iterations: of L-BFGS at most; 0 returns the start.
 
     Raises:
-        TypeError, ValueError: if the weight is no finite NumPy array of that shape, or all zero.
+        TypeError, ValueError: if the weight is no finite array of that shape, or all zero, or if its library has no
+            double precision (JAX, unless that is enabled).
     """
     target = _checked(generator, weight)
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
@@ -70,17 +83,16 @@ def fit(
         start = _start(generator, target, seed)
     else:
         generator.check(cores)
-        start = {name: np.asarray(core, dtype=target.dtype) for name, core in cores.items()}
-    packing = _Packing(generator.core_shapes, np.iscomplexobj(target))
-    norm = float(np.linalg.norm(target))
+        start = {name: autoray.to_numpy(cores[name]) for name in generator.core_shapes}
+    host = _Host(generator, target)
+    norm = _norm(target)
 
     def loss(vector: Array) -> tuple[float, Array]:
-        generated, pullback = generator.vjp(packing.unpack(vector))
+        generated, pullback = generator.vjp(host.cores(vector))
         difference = (generated - target) / norm
-        gradient = packing.pack(pullback(2.0 / norm * difference))
-        return float(np.linalg.norm(difference)) ** 2, gradient
+        return _norm(difference) ** 2, host.vector(pullback(2.0 / norm * difference))
 
-    first = packing.pack(start)
+    first = host.vector({name: start[name].astype(host.dtype) for name in generator.core_shapes})
     best, history = first, [math.sqrt(loss(first)[0])]
     if iterations > 0:
         result = minimize(
@@ -93,8 +105,8 @@ def fit(
         )
         if math.sqrt(result.fun) < history[0]:
             best = result.x
-    found = {name: core.astype(weight.dtype) for name, core in packing.unpack(best).items()}
-    error = float(np.linalg.norm(generator.weight(found).astype(target.dtype) - target)) / norm
+    found = {name: as_dtype(core, dtype_name(weight)) for name, core in host.cores(best).items()}
+    error = _norm(as_dtype(generator.weight(found), host.dtype) - target) / norm
     return Fit(found, error, tuple(history))
 
 
@@ -107,10 +119,13 @@ def hierarchical_svd(generator: Generator, weight: Array) -> dict[str, Array]:
     identity.
 
     Raises:
-        TypeError, ValueError: if the weight does not fit, or the generator is no linear tree without shared cores.
+        TypeError, ValueError: if the weight is no finite NumPy array of the generator's shape, or the generator is no
+            linear tree without shared cores.
 
     Source: L. Grasedyck, SIAM J. Matrix Anal. Appl. 31, 2029 (2010).
     """
+    if backend_of(weight) != "numpy":
+        raise TypeError(f"weight must be a NumPy array, got {type(weight).__name__}")
     target = _checked(generator, weight)
     network = generator.network
     if (reason := _why_no_tree(network)) is not None:
@@ -126,25 +141,41 @@ def hierarchical_svd(generator: Generator, weight: Array) -> dict[str, Array]:
 
 def _checked(generator: Generator, weight: Array) -> Array:
     """Return the weight in double precision."""
-    if not isinstance(weight, np.ndarray):
-        raise TypeError(f"weight must be a NumPy array, got {type(weight).__name__}")
-    if weight.shape != generator.shape:
-        raise ValueError(f"weight must have the generator's shape {generator.shape}, got {weight.shape}")
-    if weight.dtype.kind not in "fc":
-        raise TypeError(f"weight must hold floating-point numbers, got {weight.dtype}")
-    if not np.all(np.isfinite(weight)):
-        where = tuple(int(index) for index in np.argwhere(~np.isfinite(weight))[0])
-        raise ValueError(f"weight must be finite, got {weight[where]} at {where}")
-    if not np.any(weight):
+    if not hasattr(weight, "shape") or not hasattr(weight, "dtype"):
+        raise TypeError(f"weight must be a NumPy array, or one of another library, got {type(weight).__name__}")
+    if tuple(weight.shape) != generator.shape:
+        raise ValueError(f"weight must have the generator's shape {generator.shape}, got {tuple(weight.shape)}")
+    dtype = dtype_name(weight)
+    if dtype not in DTYPES:
+        raise TypeError(f"weight must hold floating-point numbers ({', '.join(DTYPES)}), got {dtype}")
+    wide = "complex128" if dtype.startswith("complex") else "float64"
+    target = as_dtype(weight, wide)
+    check_dtype(target, wide)
+    if not bool(autoray.do("all", autoray.do("isfinite", target))):
+        values = autoray.to_numpy(target)
+        where = tuple(int(index) for index in np.argwhere(~np.isfinite(values))[0])
+        raise ValueError(f"weight must be finite, got {values[where]} at {where}")
+    if _norm(target) == 0:
         raise ValueError("weight must not be all zero: its relative error is undefined")
-    return weight.astype(np.complex128 if weight.dtype.kind == "c" else np.float64)
+    return target
+
+
+def _norm(array: Array) -> float:
+    """Return the Frobenius norm, the one number that is read from the device."""
+    functions = namespace_of([array])
+    flat = functions.reshape(array, (-1,))
+    return math.sqrt(float(autoray.to_numpy(functions.sum(flat * functions.conj(flat), 0)).real))
 
 
 def _start(generator: Generator, target: Array, seed: int) -> dict[str, Array]:
+    """Return NumPy cores to start from."""
     if _why_no_tree(generator.network) is None:
-        return hierarchical_svd(generator, target)
-    deviation = float(np.std(target)) or float(np.abs(target).max())
-    return generator.init(seed, dtype=target.dtype.name, std=deviation)
+        return hierarchical_svd(generator, autoray.to_numpy(target))
+    count = math.prod(generator.shape)
+    functions = namespace_of([target])
+    mean = functions.sum(functions.reshape(target, (-1,)), 0) / count
+    deviation = _norm(target - mean) / math.sqrt(count) or _norm(target) / math.sqrt(count)
+    return generator.init(seed, dtype=dtype_name(target), std=deviation)
 
 
 def _why_no_tree(network: Network) -> str | None:
@@ -199,22 +230,17 @@ def _leading_vectors(matrix: Array, count: int) -> Array:
     return np.linalg.svd(triangle.T, full_matrices=True)[0][:, :count]
 
 
-class _Packing:
-    """Cores as one vector of real numbers, for optimisers, and back."""
+class _Host:
+    """Cores as one NumPy vector of real numbers for SciPy, and back to where the weight is."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], is_complex: bool) -> None:
-        self.shapes, self.is_complex = shapes, is_complex
+    def __init__(self, generator: Generator, target: Array) -> None:
+        self.shapes, self.dtype = generator.core_shapes, dtype_name(target)
+        self.backend, self.device = backend_of(target), getattr(target, "device", None)
 
-    def pack(self, cores: Mapping[str, Array]) -> Array:
-        flat = np.concatenate([np.asarray(cores[name]).reshape(-1) for name in self.shapes])
-        return flat.view(np.float64) if self.is_complex else flat
+    def vector(self, cores: Mapping[str, Array]) -> Array:
+        flat = autoray.to_numpy(flatten({name: cores[name] for name in self.shapes}))
+        return flat.view(np.float64)
 
-    def unpack(self, vector: Array) -> dict[str, Array]:
-        flat = np.ascontiguousarray(vector)
-        if self.is_complex:
-            flat = flat.view(np.complex128)
-        cores, start = {}, 0
-        for name, shape in self.shapes.items():
-            cores[name] = flat[start : start + math.prod(shape)].reshape(shape)
-            start += math.prod(shape)
-        return cores
+    def cores(self, vector: Array) -> dict[str, Array]:
+        flat = np.ascontiguousarray(vector).view(self.dtype)
+        return unflatten(place(flat, self.backend, self.dtype, self.device), self.shapes)

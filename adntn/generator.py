@@ -245,5 +245,8 @@ class Generator:
             return dtype, cores
         return dtype, {name: as_dtype(core, "float32") for name, core in cores.items()}
 
+    def __repr__(self) -> str:
+        return f"<{str(self.network).partition(chr(10))[0]}>"  # a network written out would fill pages
+
     def __str__(self) -> str:
         return f"{self.network}\n  {self.ratio:,.0f} weights for each parameter"

@@ -2,6 +2,12 @@
 
 from importlib.util import find_spec
 
-FRAMEWORKS = {"adntn_torch": "torch"}
+FRAMEWORKS = {
+    "adntn_cupy": "cupy",
+    "adntn_torch": "torch",
+    "adntn_jax": "jax",
+    "adntn_jax/equinox.py": "equinox",
+    "adntn_jax/nnx.py": "flax",
+}
 
-collect_ignore = [package for package, framework in FRAMEWORKS.items() if find_spec(framework) is None]
+collect_ignore = [path for path, framework in FRAMEWORKS.items() if find_spec(framework) is None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,27 @@ def test_a_nonlinear_fit_finds_a_weight_of_its_own_kind(topology: str) -> None:
     assert found.history[0] > 0.05
     assert found.error < 1e-3
     assert found.error == pytest.approx(relative_error(generator.weight(found.cores), weight))
+
+
+@pytest.mark.parametrize("library", ["torch", "jax"])
+@pytest.mark.parametrize("options", [adntn.MERA.options(bond=2), adntn.TTN.options(bond=2, activation="identity")])
+def test_a_fit_finds_the_same_wherever_the_weight_is(options: adntn.Options, library: str) -> None:
+    module = pytest.importorskip(library)
+    generator, weight = options((8, 6)), random_weight((8, 6))
+    with module.enable_x64(True) if library == "jax" else nullcontext():
+        given = (module.numpy if library == "jax" else module).asarray(weight)
+        found = adntn.fit(generator, given, iterations=5)
+    expected = adntn.fit(generator, weight, iterations=5)
+    assert found.error == pytest.approx(expected.error, rel=1e-9)
+    for name, core in expected.cores.items():
+        assert type(found.cores[name]) is type(given)
+        assert relative_error(np.asarray(found.cores[name]), core) < 1e-6
+
+
+def test_a_fit_says_how_jax_gets_its_double_precision() -> None:
+    jax = pytest.importorskip("jax")
+    with pytest.raises(ValueError, match=r"float64.*jax.*float32.*jax_enable_x64"):
+        adntn.fit(adntn.TTN((8, 8)), jax.numpy.ones((8, 8)))
 
 
 def test_a_fit_never_ends_worse_than_it_began() -> None:

@@ -18,6 +18,9 @@ from adntn.program.matrix_form import MatrixForm, matrix_form
 
 BATCH = "batch"
 
+#: Kinds of pointwise maps.
+Kind = Literal["map", "adjoint", "add"]
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -80,7 +83,7 @@ class Pointwise:
     written from; "add" is the sum of both inputs.
     """
 
-    kind: Literal["map", "adjoint", "add"]
+    kind: Kind
     out: Tensor
     inputs: tuple[Tensor, ...]
     activation: Activation | None = None

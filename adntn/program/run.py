@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
+from adntn.activations import Activation
 from adntn.arrays import Array, Namespace
-from adntn.program.ir import Contract, Pointwise, Program
+from adntn.program.ir import Contract, Kind, Pointwise, Program
 
 
 def run(program: Program, arrays: Mapping[str, Array], functions: Namespace) -> tuple[Array, ...]:
@@ -30,12 +33,52 @@ def run(program: Program, arrays: Mapping[str, Array], functions: Namespace) -> 
 
 
 def _pointwise(step: Pointwise, values: Mapping[str, Array], functions: Namespace) -> Array:
-    first, *others = (values[tensor.name] for tensor in step.inputs)
+    *others, last = (values[tensor.name] for tensor in step.inputs)
+    arrays = (*(functions.reshape(other, last.shape) for other in others), last)
     if step.kind == "add":
-        return first + functions.reshape(others[0], first.shape)
+        return arrays[0] + arrays[1]
     if step.activation is None:
         raise ValueError(f"the step {step} has no activation")
-    if step.kind == "map":
-        return step.activation.function(functions, first)
-    slope = functions.conj(step.activation.derivative(functions, others[0]))
-    return functions.reshape(first, slope.shape) * slope
+    if functions.fuse is None:
+        return _computed(step.kind, step.activation, functions, *arrays)
+    return _fused(step.kind, step.activation, functions, functions.fuse)(*arrays)
+
+
+def _computed(kind: Kind, activation: Activation, functions: Namespace, *arrays: Array) -> Array:
+    if kind == "map":
+        return activation.function(functions, arrays[0])
+    return arrays[0] * functions.conj(activation.derivative(functions, arrays[1]))
+
+
+#: Fused kernels made so far, by library, whether it is complex, kind and activation.
+_FUSED: dict[tuple[str, bool, Kind, Activation], Callable[..., Array]] = {}
+
+
+def _fused(kind: Kind, activation: Activation, functions: Namespace, fuse: Callable[..., Any]) -> Callable[..., Array]:
+    """Return the kernel of a pointwise step, one pass over its arrays; step by step where it cannot be fused."""
+    key = functions.backend, functions.is_complex, kind, activation
+    if key not in _FUSED:
+        traced = replace(functions, zeros_like=_traced_zeros)
+
+        def plain(*arrays: Array) -> Array:
+            return _computed(kind, activation, functions, *arrays)
+
+        def pointwise(*arrays: Array) -> Array:
+            return _computed(kind, activation, traced, *arrays)
+
+        kernel = fuse(pointwise)
+
+        def attempted(*arrays: Array) -> Array:
+            try:
+                return kernel(*arrays)
+            except (AttributeError, NotImplementedError, TypeError):  # a user's activation that cannot be traced
+                _FUSED[key] = plain
+                return plain(*arrays)
+
+        _FUSED[key] = attempted
+    return _FUSED[key]
+
+
+def _traced_zeros(array: Array) -> Array:
+    """Return zeros without asking for a shape, which arrays do not have while they are traced; NaN gives zero too."""
+    return (array > array).astype(array.dtype)  # noqa: PLR0124 (false everywhere)

@@ -101,6 +101,7 @@ def compress(
     *,
     seed: int | None = 0,
     differentiation: Differentiation = "autograd",
+    engine: str | None = None,
     std: float | None = None,
 ) -> Compression:
     """Replace layers of a network, in place, by generated ones; return what was replaced.
@@ -123,19 +124,21 @@ def compress(
             None, such as `above(100_000, options)`.
         seed: each layer draws its cores from this seed and its own name; None draws from torch's generator.
         differentiation: "autograd" or "adjoint", for every replaced layer.
+        engine: the array library that computes the weights, as in `adntn_torch.Linear`, for every replaced layer.
         std: standard deviation of the new weights at the start; None keeps that of each replaced weight.
 
     Raises:
         ValueError: if a name matches no layer, nothing is chosen, or a chosen layer cannot be replaced: another kind,
             the model itself, depthwise, tied to another, parametrized or hooked, already generated, NaN in its weight,
             or of a shape that its options do not accept. The model is then as it was.
+        ImportError: if the engine is not installed; the model is then as it was.
     """
     before = _count(model)
     choices = chosen(model, rules)
     replacements: dict[str, GeneratedLayer] = {}
     rows: list[Row] = []
     for choice in choices:
-        layer = _generated(choice, seed, differentiation, std)
+        layer = _generated(choice, seed, differentiation, engine, std)
         replacements[choice.name] = layer
         generator = layer.generator
         weight, _ = parameters_of(choice.module)
@@ -176,11 +179,13 @@ def _count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _generated(choice: Choice, seed: int | None, differentiation: Differentiation, std: float | None) -> GeneratedLayer:
+def _generated(
+    choice: Choice, seed: int | None, differentiation: Differentiation, engine: str | None, std: float | None
+) -> GeneratedLayer:
     own_seed = None if seed is None else zlib.crc32(f"{seed}/{choice.name}".encode())
     try:
         return generated_kind(choice.module).from_dense(
-            choice.module, choice.topology, differentiation=differentiation, seed=own_seed, std=std
+            choice.module, choice.topology, differentiation=differentiation, engine=engine, seed=own_seed, std=std
         )
     except (ValueError, TypeError) as error:
         raise ValueError(f"layer {choice.name!r} cannot be compressed: {error}") from error

@@ -1,4 +1,7 @@
-"""The two ways to differentiate a generated weight: torch's automatic differentiation and the library's adjoint."""
+"""The two ways to differentiate a generated weight: torch's automatic differentiation and the library's adjoint.
+
+Either torch or an `Engine` computes the adjoint; with an engine there is no other way.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import torch
 from torch import Tensor
 
 from adntn import Generator
+from adntn_torch.engine import Engine
 
 Differentiation = Literal["autograd", "adjoint"]
 
@@ -17,17 +21,31 @@ Differentiation = Literal["autograd", "adjoint"]
 DIFFERENTIATIONS: tuple[str, ...] = get_args(Differentiation)
 
 
-def generate(generator: Generator, cores: Mapping[str, Tensor], differentiation: Differentiation) -> Tensor:
+def generate(
+    generator: Generator,
+    cores: Mapping[str, Tensor],
+    differentiation: Differentiation,
+    engine: Engine | None = None,
+) -> Tensor:
     """Return the weight of shape `generator.shape`, contiguous, differentiable along the path of that name.
 
     Autocast does not reach inside: rounding after every level would add up. The weight is cast where it is used.
     """
+    if engine is not None and not next(iter(cores.values())).is_meta:
+        outside: Tensor = generate_with_engine_outside_torch_compile(engine, cores)
+        return outside.contiguous()
     with _without_autocast(next(iter(cores.values()))):
         if differentiation == "adjoint" and not _traced_without_gradients(cores.values()):
             weight = _apply(_Adjoint, generator, *(cores[name] for name in generator.core_shapes))[0]
         else:
             weight = generator.weight(cores)
     return weight.contiguous()  # a cropped weight is a view, which matrix products may sum in another order
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def generate_with_engine_outside_torch_compile(engine: Engine, cores: Mapping[str, Tensor]) -> Tensor:
+    """Return the weight; torch.compile leaves it out, and with fullgraph=True gives up naming this function."""
+    return _apply(_EngineAdjoint, engine, *(cores[name] for name in engine.core_shapes))[0]
 
 
 def checked_differentiation(differentiation: str) -> Differentiation:
@@ -72,7 +90,7 @@ def _traced_without_gradients(cores: Iterable[Tensor]) -> bool:
     return not (torch.is_grad_enabled() and any(core.requires_grad for core in cores))
 
 
-def _pulled_back(generator: Generator, weight_bar: Tensor, saved: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _pulled_back(generator: Generator | Engine, weight_bar: Tensor, saved: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return dL/d(core) for every core; `saved` holds the cores, then the residuals."""
     names = tuple(generator.core_shapes)
     cores = dict(zip(names, saved[: len(names)], strict=True))
@@ -95,7 +113,7 @@ class _Adjoint(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(generator: Generator, *cores: Tensor) -> tuple[Tensor, ...]:
+    def forward(generator: Generator | Engine, *cores: Tensor) -> tuple[Tensor, ...]:
         weight, residuals = generator.forward(dict(zip(generator.core_shapes, cores, strict=True)))
         return weight, *residuals
 
@@ -115,7 +133,8 @@ class _Adjoint(torch.autograd.Function):
             return None, *(None for _ in generator.core_shapes)
         if torch.compiler.is_dynamo_compiling():  # it refuses second derivatives by itself
             return None, *_pulled_back(generator, weight_bar, ctx.saved_tensors)
-        return None, *_apply(_Pullback, generator, weight_bar, *ctx.saved_tensors)
+        pullback = _EnginePullback if isinstance(generator, Engine) else _Pullback
+        return None, *_apply(pullback, generator, weight_bar, *ctx.saved_tensors)
 
 
 class _Pullback(torch.autograd.Function):
@@ -124,7 +143,7 @@ class _Pullback(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(generator: Generator, weight_bar: Tensor, *saved: Tensor) -> tuple[Tensor, ...]:
+    def forward(generator: Generator | Engine, weight_bar: Tensor, *saved: Tensor) -> tuple[Tensor, ...]:
         return _pulled_back(generator, weight_bar, saved)
 
     @staticmethod
@@ -134,6 +153,24 @@ class _Pullback(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *adjoints: Tensor) -> tuple[Tensor | None, ...]:
         raise RuntimeError(
-            'differentiation="adjoint" gives first derivatives only; for second derivatives (a gradient penalty,'
-            ' torch.func.hessian ...) build the layer with differentiation="autograd"'
+            "the adjoint gives first derivatives only; for second derivatives (a gradient penalty,"
+            ' torch.func.hessian ...) build the layer with differentiation="autograd" and without an engine'
         )
+
+
+def _no_vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+    raise RuntimeError("torch.func.vmap does not reach into an engine; build the layer without one")
+
+
+class _EngineAdjoint(_Adjoint):
+    """(engine, *cores) -> (weight, *residuals)."""
+
+    generate_vmap_rule = False
+    vmap = staticmethod(_no_vmap)
+
+
+class _EnginePullback(_Pullback):
+    """(engine, dL/dW, *cores, *residuals) -> dL/d(core) for every core."""
+
+    generate_vmap_rule = False
+    vmap = staticmethod(_no_vmap)

@@ -21,6 +21,7 @@ from adntn_torch.differentiate import (
     generate,
     prepare,
 )
+from adntn_torch.engine import engine as engine_of
 
 __all__ = ["DEFAULT_TOPOLOGY", "DIFFERENTIATIONS", "Differentiation", "GeneratedLayer", "TopologyOptions"]
 
@@ -42,6 +43,7 @@ class GeneratedLayer(nn.Module):
         bias: as in `torch.nn`, a parameter or None.
         topology: the options that the generator was built from.
         differentiation: "autograd" or "adjoint".
+        engine: the array library that computes the weight and its adjoint; None for torch itself.
         std: the standard deviation with which the weight starts.
     """
 
@@ -59,15 +61,18 @@ class GeneratedLayer(nn.Module):
         device: torch.device | str | int | None,
         topology: TopologyOptions,
         differentiation: Differentiation,
+        engine: str | None,
         seed: int | None,
         std: float | None,
     ) -> None:
         """Build the layer that stands for `dense`, a layer without data (on the device "meta")."""
         super().__init__()
         weight, bias = parameters_of(dense)
-        self.differentiation = checked_differentiation(differentiation)
+        self.engine = None if engine == "torch" else engine
+        self.differentiation = checked_differentiation(differentiation if self.engine is None else "adjoint")
         self.topology = topology
         self.generator = _generator(topology, tuple(weight.shape))
+        self._engine = None if self.engine is None else engine_of(self.generator, self.engine)
         self.std = 1.0 / math.sqrt(3 * self.generator.fan_in) if std is None else float(std)
         prepare(self.generator)
         for name in self.dense_arguments:
@@ -82,7 +87,7 @@ class GeneratedLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The generated weight: a new contiguous tensor, differentiable with respect to the cores."""
-        return generate(self.generator, dict(self.cores.items()), self.differentiation)
+        return generate(self.generator, dict(self.cores.items()), self.differentiation, self._engine)
 
     @torch.no_grad()
     def reset_parameters(self, seed: int | None = None) -> None:
@@ -126,6 +131,7 @@ class GeneratedLayer(nn.Module):
         topology: TopologyOptions = DEFAULT_TOPOLOGY,
         *,
         differentiation: Differentiation = "autograd",
+        engine: str | None = None,
         seed: int | None = None,
         std: float | None = None,
     ) -> Self:
@@ -146,6 +152,7 @@ class GeneratedLayer(nn.Module):
             dtype=weight.dtype,
             topology=topology,
             differentiation=differentiation,
+            engine=engine,
             seed=seed,
             std=_deviation(weight) if std is None else std,
         )
@@ -172,7 +179,10 @@ class GeneratedLayer(nn.Module):
         ]
         shown += [f"bias={self.bias is not None}", f"topology={self.topology}"]
         shown += [f"parameters={self.generator.parameters:,}", f"ratio={self.generator.ratio:,.0f}"]
-        shown += [] if self.differentiation == "autograd" else [f"differentiation={self.differentiation!r}"]
+        if self.engine is not None:
+            shown.append(f"engine={self.engine!r}")
+        elif self.differentiation != "autograd":
+            shown.append(f"differentiation={self.differentiation!r}")
         return ", ".join(shown)
 
     def __repr__(self) -> str:

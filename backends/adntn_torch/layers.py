@@ -34,11 +34,14 @@ class Linear(GeneratedLayer):
         in_features, out_features, bias, device, dtype: as in `torch.nn.Linear`.
         topology: how the weight is generated, such as `adntn.TTN.options(bond=4)`.
         differentiation: "autograd", torch's automatic differentiation, or "adjoint", the library's (first derivatives).
+        engine: the array library that computes the weight and its adjoint, "jax", "cupy" or "numpy" ...; None or
+            "torch" for torch itself. The cores stay parameters of torch, and share memory with the engine's arrays.
         seed: of the cores; None draws one from torch's generator.
         std: the start's standard deviation; None takes that of `torch.nn`, 1 / sqrt(3 fan in).
 
     Raises:
         TypeError, ValueError, RuntimeError: from torch or the topology, for what they do not accept.
+        ImportError: if the engine is not installed.
     """
 
     dense_kind = nn.Linear
@@ -57,11 +60,20 @@ class Linear(GeneratedLayer):
         *,
         topology: TopologyOptions = DEFAULT_TOPOLOGY,
         differentiation: Differentiation = "autograd",
+        engine: str | None = None,
         seed: int | None = None,
         std: float | None = None,
     ) -> None:
         dense = nn.Linear(in_features, out_features, bias, device="meta", dtype=dtype)
-        super().__init__(dense, device=device, topology=topology, differentiation=differentiation, seed=seed, std=std)
+        super().__init__(
+            dense,
+            device=device,
+            topology=topology,
+            differentiation=differentiation,
+            engine=engine,
+            seed=seed,
+            std=std,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x @ weight.T + bias, of shape (..., out_features), for x of shape (..., in_features)."""
@@ -108,6 +120,7 @@ class _Convolution(GeneratedLayer):
         *,
         topology: TopologyOptions = DEFAULT_TOPOLOGY,
         differentiation: Differentiation = "autograd",
+        engine: str | None = None,
         seed: int | None = None,
         std: float | None = None,
     ) -> None:
@@ -124,7 +137,15 @@ class _Convolution(GeneratedLayer):
             device="meta",
             dtype=dtype,
         )
-        super().__init__(dense, device=device, topology=topology, differentiation=differentiation, seed=seed, std=std)
+        super().__init__(
+            dense,
+            device=device,
+            topology=topology,
+            differentiation=differentiation,
+            engine=engine,
+            seed=seed,
+            std=std,
+        )
         self._border: list[int] = list(dense._reversed_padding_repeated_twice)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,215 @@
+"""Array libraries by name: which are there, whether they work, and what each adds to what autoray knows of it.
+
+Any array library that autoray can call runs programs and our adjoint. A *backend* adds the rest: devices, the library's
+own differentiation, double precision. Packages offer one as an entry point of the group `adntn.backends`, whose name is
+autoray's name of the library and whose value is a `Backend`; those in this distribution are found in the same way.
+NumPy is always there.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from typing import Any
+
+from adntn.arrays import Array, namespace
+from adntn.generator import Generator
+
+#: The group of entry points.
+GROUP = "adntn.backends"
+
+#: From a generator and its cores to the weight and its pullback, as `Generator.vjp` returns them.
+VectorJacobianProduct = Callable[[Generator, Mapping[str, Array]], tuple[Array, Callable[[Array], dict[str, Array]]]]
+
+
+def _one_device() -> tuple[str, ...]:
+    return ("cpu",)
+
+
+def _as_named(name: str) -> Any:
+    return name
+
+
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+@dataclass(frozen=True)
+class Backend:
+    """An array library, and what autoray cannot know of it.
+
+    >>> import adntn
+    >>> adntn.backend("numpy").devices()
+    ('cpu',)
+
+    Attributes:
+        name: the array library, as autoray names it: "numpy", "torch", "jax", "cupy" ...
+        devices: returns the names of the devices that are there; raises any exception if the library does not work.
+        device: from one of these names to what `Generator.init(device=...)` takes; None for the default device.
+        native_vjp: like `Generator.vjp`, by the library's own automatic differentiation; None if it has none. Gradients
+            of complex cores are with respect to the conjugate, as those of `Generator.vjp`.
+        double_precision: a context in which the library has float64 and complex128.
+        compile: from a pure function of arrays, tuples and mappings of arrays to the same function, compiled; the
+            function itself where the library has no compiler.
+    """
+
+    name: str
+    devices: Callable[[], tuple[str, ...]] = _one_device
+    device: Callable[[str], Any] = _as_named
+    native_vjp: VectorJacobianProduct | None = None
+    double_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
+    compile: Callable[[Callable[..., Any]], Callable[..., Any]] = _as_it_is
+
+    @property
+    def differentiations(self) -> tuple[str, ...]:
+        """The paths of differentiation: "adjoint", the library's of ours, and "native" where there is one."""
+        return ("adjoint",) if self.native_vjp is None else ("adjoint", "native")
+
+    def vjp(
+        self, generator: Generator, cores: Mapping[str, Array], differentiation: str = "adjoint"
+    ) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
+        """Return the weight and its pullback along the named path of differentiation.
+
+        Raises:
+            ValueError: if the backend has no such path.
+        """
+        if differentiation not in self.differentiations:
+            raise ValueError(
+                f"differentiation must be one of {', '.join(self.differentiations)} on {self.name},"
+                f" got {differentiation!r}"
+            )
+        if differentiation == "native" and self.native_vjp is not None:
+            return self.native_vjp(generator, cores)
+        return generator.vjp(cores)
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a backend can be used here.
+
+    Attributes:
+        name: of the backend.
+        installed: whether its array library is installed.
+        usable: whether it works.
+        devices: those that it can compute on; empty if it is not usable.
+        reason: why it is not usable, with what to do; empty if it is.
+        version: of its array library; empty if that is not known.
+    """
+
+    name: str
+    installed: bool
+    usable: bool
+    devices: tuple[str, ...] = ()
+    reason: str = ""
+    version: str = ""
+
+
+NUMPY = Backend("numpy", device=lambda name: None)
+
+
+def backend(name: str) -> Backend:
+    """Return the backend of that name: a plug-in's, or a plain one for any other array library that is installed.
+
+    >>> import adntn
+    >>> adntn.backend("numpy").differentiations
+    ('adjoint',)
+
+    Args:
+        name: the array library, as autoray names it: "numpy", "torch", "jax", "cupy", "dask" ...
+
+    Raises:
+        ImportError: if the library is not installed (with the command that installs it), is no array library, or if its
+            plug-in is broken.
+        TypeError: if the name is no string.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a backend must be a string, got {name!r}")
+    if name == NUMPY.name:
+        return NUMPY
+    entries = _entries()
+    if name in entries:
+        return _loaded(entries[name])
+    if not name.isidentifier() or not _is_installed(name):
+        raise ImportError(
+            f"backend {name!r} is unknown: no plug-in and no installed library has that name; there are"
+            f" {', '.join([NUMPY.name, *entries])}, and any installed array library that autoray knows"
+        )
+    try:
+        namespace(name, is_complex=False)
+    except Exception as error:
+        raise ImportError(f"backend {name!r} cannot be used: {_in_words(error)}") from error
+    return Backend(name, device=NUMPY.device)
+
+
+def backends() -> tuple[Status, ...]:
+    """Return the status of NumPy and of every plug-in, by name; a broken one is reported and does no harm to others.
+
+    >>> import adntn
+    >>> [status.name for status in adntn.backends() if status.usable][0]
+    'numpy'
+    """
+    return tuple(_status(name) for name in (NUMPY.name, *_entries()))
+
+
+def _entries() -> dict[str, EntryPoint]:
+    """Return the plug-ins by name; of two with one name the first on the path, as for modules."""
+    entries: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=GROUP):
+        entries.setdefault(entry.name, entry)
+    return {name: entries[name] for name in sorted(entries) if name != NUMPY.name}
+
+
+def _loaded(entry: EntryPoint) -> Backend:
+    if not _is_installed(entry.name):
+        raise ImportError(f"backend {entry.name!r} is not installed; try: {_installation(entry)}")
+    try:
+        loaded = entry.load()
+        if not isinstance(loaded, Backend):
+            raise TypeError(f"{entry.value} must be an adntn.Backend, got {type(loaded).__name__}")
+        if loaded.name != entry.name:
+            raise ValueError(f"{entry.value} must be named {entry.name!r} as its entry point, got {loaded.name!r}")
+    except Exception as error:  # whatever a plug-in does at its import
+        package = "" if entry.dist is None else f" of the package {entry.dist.name}"
+        raise ImportError(f"the plug-in of backend {entry.name!r}{package} is broken: {_in_words(error)}") from error
+    return loaded
+
+
+def _status(name: str) -> Status:
+    installed = _is_installed(name)
+    try:
+        devices = backend(name).devices()
+        if not devices:
+            raise RuntimeError("it has no device here")
+    except Exception as error:  # whatever a plug-in or its library does
+        return Status(name, installed, usable=False, reason=_in_words(error))
+    return Status(name, installed, usable=True, devices=devices, version=version_of(name))
+
+
+def version_of(name: str) -> str:
+    """Return the version of an installed library; empty if it has none."""
+    return str(getattr(importlib.import_module(name), "__version__", ""))
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _installation(entry: EntryPoint) -> str:
+    """Return the command that installs the library: by the extra of that name, if the plug-in's package has one."""
+    extras = [] if entry.dist is None else entry.dist.metadata.get_all("Provides-Extra") or []
+    if entry.dist is not None and entry.name in extras:
+        return f'pip install "{entry.dist.name}[{entry.name}]"'
+    return f"pip install {entry.name}"
+
+
+def _in_words(error: Exception) -> str:
+    """Return an error on one line; those that are raised here already say what happened."""
+    words = " ".join(str(error).split())
+    return words if isinstance(error, ImportError) and words else f"{type(error).__name__}: {words}"

@@ -1,0 +1,1 @@
+"""The parts of `adntn.verify`: what is verified, the reference, the comparison, the result as table, JSON and page."""

@@ -1,0 +1,59 @@
+"""What JAX adds to what autoray knows of it: devices, its own differentiation, double precision, jit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from adntn import Generator
+from adntn.backends import Backend
+
+
+def devices() -> tuple[str, ...]:
+    """Return the names of this process's devices, such as "cpu:0" or "gpu:1"."""
+    return tuple(f"{device.platform}:{device.id}" for device in jax.local_devices())
+
+
+def device(name: str) -> jax.Device:
+    """Return the device of that name; without a number, such as "cpu" or "cuda", the platform's first one.
+
+    >>> device("cpu").platform
+    'cpu'
+
+    Raises:
+        ValueError: if there is none.
+    """
+    platform, _, number = name.partition(":")
+    try:
+        found = {str(one.id): one for one in jax.local_devices(backend=platform)}
+        return found[number] if number else next(iter(found.values()))
+    except (RuntimeError, KeyError) as error:  # what JAX raises for a platform that is not there
+        raise ValueError(f"device must be one of {', '.join(devices())}, got {name!r}") from error
+
+
+def native_vjp(
+    generator: Generator, cores: Mapping[str, jax.Array]
+) -> tuple[jax.Array, Callable[[jax.Array], dict[str, jax.Array]]]:
+    """Return the weight and its pullback by `jax.vjp`, gradients with respect to the conjugate.
+
+    JAX's own are with respect to the number itself: the conjugate, on the way in and on the way out.
+    """
+    weight, pullback = jax.vjp(generator.weight, dict(cores))
+
+    def conjugate_pullback(weight_bar: jax.Array) -> dict[str, jax.Array]:
+        (gradients,) = pullback(jnp.conj(weight_bar))
+        return {name: jnp.conj(gradient) for name, gradient in gradients.items()}
+
+    return weight, conjugate_pullback
+
+
+BACKEND = Backend(
+    "jax",
+    devices=devices,
+    device=device,
+    native_vjp=native_vjp,
+    double_precision=lambda: jax.enable_x64(True),
+    compile=jax.jit,
+)

@@ -1,0 +1,229 @@
+"""Flax NNX layers with generated kernels; signatures as in `flax.nnx`, then keywords of our own.
+
+NNX computes the outputs: a layer hands its kernel to the dense layer that it stands for. What cannot be meant for a
+generated kernel is left out of the signatures: `kernel_init` (`std` is the start) and `kernel_metadata`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx.nn import dtypes
+
+from adntn_jax.differentiate import Differentiation, checked_differentiation, weight
+from adntn_jax.engines import JAX
+from adntn_jax.generated import DEFAULT_TOPOLOGY, TopologyOptions, checked_dtype, drawn_cores, generator_of
+
+__all__ = ["Conv", "GeneratedLayer", "Linear"]
+
+NO_METADATA: Mapping[str, Any] = MappingProxyType({})
+
+
+class GeneratedLayer(nnx.Module):
+    """A layer of `flax.nnx` whose kernel is generated from cores; use `Linear` or `Conv`.
+
+    The cores are those of the weight in the order (out, in, ...) that torch and Equinox have: the same cores make the
+    same layer there. The kernel, (..., in, out), is that weight transposed.
+
+    Attributes:
+        cores: the `nnx.Param`s to learn, by name.
+        bias: as in `flax.nnx`, an `nnx.Param` or None.
+        topology: the options that the generator was built from.
+        generator: makes the weight, of shape `generator.shape`.
+        differentiation: "autodiff" or "adjoint".
+        engine: the array library that generates the weight.
+    """
+
+    #: The dense layer that this one stands for.
+    dense_kind: ClassVar[Callable[..., nnx.Module]]
+
+    def __init__(
+        self,
+        arguments: dict[str, Any],
+        *,
+        bias_init: Callable[..., jax.Array],
+        bias_metadata: Mapping[str, Any],
+        rngs: nnx.Rngs,
+        topology: TopologyOptions,
+        differentiation: Differentiation | None,
+        engine: str,
+        std: float | None,
+    ) -> None:
+        """Build the layer that stands for `dense_kind(**arguments)`; every argument becomes an attribute."""
+        number = checked_dtype(arguments["param_dtype"])
+        for name, value in arguments.items():
+            setattr(self, name, value)
+        self.dense_arguments = tuple(arguments)
+        dense: Any = nnx.eval_shape(lambda: self._dense(nnx.initializers.zeros, nnx.initializers.zeros))
+        *rest, inputs, outputs = dense.kernel.shape
+        self.topology, self.generator = topology, generator_of(topology, (outputs, inputs, *rest))
+        self.differentiation = checked_differentiation(differentiation, engine)
+        self.engine = engine
+        start = 1.0 / math.sqrt(self.generator.fan_in) if std is None else std
+        drawn = drawn_cores(self.generator, rngs.params(), number, start)
+        self.cores = nnx.Dict({name: nnx.Param(core) for name, core in drawn.items()})
+        self.bias: Any = nnx.data(None)
+        if dense.bias is not None:
+            self.bias = nnx.Param(bias_init(rngs.params(), dense.bias.shape, number), **bias_metadata)
+
+    @property
+    def kernel(self) -> jax.Array:
+        """The generated kernel, computed anew on every access; differentiable with respect to the cores."""
+        cores = {name: core[...] for name, core in self.cores.items()}
+        made = weight(self.generator, cores, self.differentiation, self.engine)
+        return jnp.transpose(made, (*range(2, made.ndim), 1, 0))
+
+    def to_dense(self) -> Any:
+        """Return the layer of `flax.nnx` with this kernel and bias."""
+        kernel, bias = self.kernel, self.bias
+        return self._dense(lambda *_: kernel, lambda *_: bias[...])
+
+    def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+        """Return the dense layer's output."""
+        output: jax.Array = self.to_dense()(inputs, out_sharding=out_sharding)
+        return output
+
+    def _dense(self, kernel_init: Callable[..., jax.Array], bias_init: Callable[..., jax.Array]) -> nnx.Module:
+        arguments = {name: getattr(self, name) for name in self.dense_arguments}
+        return type(self).dense_kind(**arguments, kernel_init=kernel_init, bias_init=bias_init, rngs=nnx.Rngs(0))
+
+
+class Linear(GeneratedLayer):
+    """`flax.nnx.Linear` with a generated kernel of shape (in_features, out_features).
+
+    >>> import adntn
+    >>> layer = Linear(256, 64, topology=adntn.MERA.options(bond=2), rngs=nnx.Rngs(0))
+    >>> layer(jnp.zeros((3, 256))).shape
+    (3, 64)
+
+    Args:
+        in_features, out_features, use_bias, dtype, param_dtype, precision, bias_init, dot_general, promote_dtype,
+            preferred_element_type, rngs, bias_metadata: as in `flax.nnx.Linear`.
+        topology: how the weight is generated, such as `adntn.TTN.options(bond=4)`.
+        differentiation: "autodiff", JAX's own, or "adjoint", the library's; see `adntn_jax.weight`.
+        engine: the array library that generates the weight; see `adntn_jax.weight`.
+        std: the start's standard deviation; None takes that of `flax.nnx`, 1 / sqrt(fan in).
+
+    Raises:
+        TypeError, ValueError: from NNX, the topology or the options, for what they do not accept.
+    """
+
+    dense_kind = nnx.Linear
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        use_bias: bool = True,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        precision: Any = None,
+        bias_init: Callable[..., jax.Array] = nnx.initializers.zeros_init(),  # noqa: B008 (NNX's default)
+        dot_general: Callable[..., jax.Array] = jax.lax.dot_general,
+        promote_dtype: Callable[..., Any] = dtypes.promote_dtype,
+        preferred_element_type: Any = None,
+        rngs: nnx.Rngs,
+        bias_metadata: Mapping[str, Any] = NO_METADATA,
+        topology: TopologyOptions = DEFAULT_TOPOLOGY,
+        differentiation: Differentiation | None = None,
+        engine: str = JAX,
+        std: float | None = None,
+    ) -> None:
+        arguments = {
+            "in_features": in_features,
+            "out_features": out_features,
+            "use_bias": use_bias,
+            "dtype": dtype,
+            "param_dtype": param_dtype,
+            "precision": precision,
+            "dot_general": dot_general,
+            "promote_dtype": promote_dtype,
+            "preferred_element_type": preferred_element_type,
+        }
+        super().__init__(
+            arguments,
+            bias_init=bias_init,
+            bias_metadata=bias_metadata,
+            rngs=rngs,
+            topology=topology,
+            differentiation=differentiation,
+            engine=engine,
+            std=std,
+        )
+
+
+class Conv(GeneratedLayer):
+    """`flax.nnx.Conv` with a generated kernel of shape (*kernel_size, in_features / groups, out_features).
+
+    >>> layer = Conv(16, 32, (3, 3), strides=2, feature_group_count=2, rngs=nnx.Rngs(0))
+    >>> layer(jnp.zeros((1, 8, 8, 16))).shape
+    (1, 4, 4, 32)
+
+    Arguments are those of `flax.nnx.Conv` without `kernel_init` and `kernel_metadata`, then those of
+    `adntn_jax.nnx.Linear` after `bias_metadata`.
+    """
+
+    dense_kind = nnx.Conv
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] | None = 1,
+        *,
+        padding: Any = "SAME",
+        input_dilation: int | Sequence[int] | None = 1,
+        kernel_dilation: int | Sequence[int] | None = 1,
+        feature_group_count: int = 1,
+        use_bias: bool = True,
+        mask: jax.Array | None = None,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        conv_general_dilated: Callable[..., jax.Array] = jax.lax.conv_general_dilated,
+        precision: Any = None,
+        bias_init: Callable[..., jax.Array] = nnx.initializers.zeros_init(),  # noqa: B008 (NNX's default)
+        promote_dtype: Callable[..., Any] = dtypes.promote_dtype,
+        preferred_element_type: Any = None,
+        rngs: nnx.Rngs,
+        bias_metadata: Mapping[str, Any] = NO_METADATA,
+        topology: TopologyOptions = DEFAULT_TOPOLOGY,
+        differentiation: Differentiation | None = None,
+        engine: str = JAX,
+        std: float | None = None,
+    ) -> None:
+        arguments = {
+            "in_features": in_features,
+            "out_features": out_features,
+            "kernel_size": kernel_size,
+            "strides": strides,
+            "padding": padding,
+            "input_dilation": input_dilation,
+            "kernel_dilation": kernel_dilation,
+            "feature_group_count": feature_group_count,
+            "use_bias": use_bias,
+            "mask": mask,
+            "dtype": dtype,
+            "param_dtype": param_dtype,
+            "conv_general_dilated": conv_general_dilated,
+            "precision": precision,
+            "promote_dtype": promote_dtype,
+            "preferred_element_type": preferred_element_type,
+        }
+        super().__init__(
+            arguments,
+            bias_init=bias_init,
+            bias_metadata=bias_metadata,
+            rngs=rngs,
+            topology=topology,
+            differentiation=differentiation,
+            engine=engine,
+            std=std,
+        )
