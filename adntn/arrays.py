@@ -96,20 +96,21 @@ def _bind(backend: str, is_complex: bool) -> Namespace:
         erf = _first_of(backend, "erf", "special.erf", "scipy.special.erf")
     except ImportError:
         erf = _erf_through_numpy(backend)
-    same_name = ("matmul", "reshape", "zeros_like", "where", "sum", "exp", "expm1", "logaddexp", "tanh", "sin", "cos")
+    same_name = ("matmul", "reshape", "zeros_like", "where", "exp", "expm1", "logaddexp", "tanh", "sin", "cos")
     return Namespace(
         backend=backend,
         is_complex=is_complex,
         permute=_first_of(backend, "permute_dims", "transpose"),
         concatenate=_positional_axis(_first_of(backend, "concat", "concatenate")),
         conj=_first_of(backend, "conj") if is_complex else _unchanged,
+        sum=_positional_axis(_first_of(backend, "sum")),
         erf=erf,
         **{name: _first_of(backend, name) for name in same_name},
     )
 
 
-def _positional_axis(concatenate: Callable[..., Array]) -> Callable[[Sequence[Array], int], Array]:
-    return lambda arrays, axis: concatenate(arrays, axis=axis)
+def _positional_axis(function: Callable[..., Array]) -> Callable[[Any, int], Array]:
+    return lambda operand, axis: function(operand, axis=axis)
 
 
 #: Libraries seen so far, by the type of their arrays; plain for the same reason as `_BOUND`.
