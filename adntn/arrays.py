@@ -278,14 +278,13 @@ def check_alike(arrays: Mapping[str, Array], what: str) -> None:
         TypeError: naming the first two arrays that differ.
     """
     for question, answer in (("library", backend_of), ("dtype", dtype_name), ("device", _device)):
-        every = {name: answer(array) for name, array in arrays.items()}
-        answers = {name: own for name, own in every.items() if own is not None}
-        first = next(iter(answers), "")
-        for name, own in answers.items():
-            if own != answers[first]:
-                raise TypeError(
-                    f"{what} must share one {question}: {first!r} has {answers[first]!r}, {name!r} has {own!r}"
-                )
+        first, expected = "", None
+        for name, array in arrays.items():
+            own = answer(array)
+            if expected is None:
+                first, expected = name, own
+            elif own is not None and own != expected:
+                raise TypeError(f"{what} must share one {question}: {first!r} has {expected!r}, {name!r} has {own!r}")
 
 
 def _device(array: Array) -> str | None:

@@ -5,7 +5,7 @@
 >>> cores = generator.init(seed=0, backend="jax")
 >>> loss = lambda cores: (adntn_jax.weight(generator, cores, differentiation="adjoint") ** 2).sum()
 >>> jax.jit(jax.grad(loss))(cores)["top"].shape
-(2, 2)
+(2, 2, 2)
 
 Layers are in `adntn_jax.equinox` and `adntn_jax.nnx`, to be imported by name: each needs its own library.
 """

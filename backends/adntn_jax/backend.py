@@ -27,10 +27,13 @@ def device(name: str) -> jax.Device:
     """
     platform, _, number = name.partition(":")
     try:
-        found = {str(one.id): one for one in jax.local_devices(backend=platform)}
-        return found[number] if number else next(iter(found.values()))
-    except (RuntimeError, KeyError) as error:  # what JAX raises for a platform that is not there
-        raise ValueError(f"device must be one of {', '.join(devices())}, got {name!r}") from error
+        there = jax.local_devices(backend=platform) if platform else []
+    except RuntimeError:  # JAX does not have the platform
+        there = []
+    chosen = [one for one in there if number in {"", str(one.id)}]
+    if not chosen:
+        raise ValueError(f"device must be one of {', '.join(devices())}, got {name!r}")
+    return chosen[0]
 
 
 def native_vjp(

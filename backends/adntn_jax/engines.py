@@ -5,7 +5,6 @@ Each function here is one of `Generator`'s, given the name of the engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import autoray
@@ -15,6 +14,7 @@ import numpy
 from adntn import Generator
 from adntn.arrays import SHORT_DTYPES, dtype_name, place
 from adntn.network import SCALE
+from adntn_jax.host import call_on_host
 
 JAX = "jax"
 
@@ -46,7 +46,7 @@ def weight(generator: Generator, engine: str, cores: Cores) -> jax.Array:
     def on_host(cores: Cores) -> Any:
         return _taken_back(generator.weight(_handed_over(cores, engine)))
 
-    made = _call(on_host, jax.eval_shape(generator.weight, wide), wide)
+    made = call_on_host(on_host, jax.eval_shape(generator.weight, wide), wide)
     return made.astype(dtype)
 
 
@@ -59,7 +59,7 @@ def forward(generator: Generator, engine: str, cores: Cores) -> tuple[jax.Array,
     def on_host(cores: Cores) -> Any:
         return _taken_back(generator.forward(_handed_over(cores, engine)))
 
-    weight, residuals = _call(on_host, jax.eval_shape(generator.forward, wide), wide)
+    weight, residuals = call_on_host(on_host, jax.eval_shape(generator.forward, wide), wide)
     return weight.astype(dtype), residuals
 
 
@@ -72,7 +72,7 @@ def pullback(generator: Generator, engine: str, residuals: Residuals, cores: Cor
     def on_host(residuals: Residuals, cores: Cores, weight_bar: jax.Array) -> Any:
         return _taken_back(generator.pullback(*_handed_over((residuals, cores, weight_bar), engine)))
 
-    made = _call(on_host, jax.eval_shape(dict, wide), residuals, wide, weight_bar.astype(wide[SCALE].dtype))
+    made = call_on_host(on_host, jax.eval_shape(dict, wide), residuals, wide, weight_bar.astype(wide[SCALE].dtype))
     return {name: gradient.astype(dtype) for name, gradient in made.items()}
 
 
@@ -84,13 +84,8 @@ def _wide(cores: Cores) -> tuple[Any, Cores]:
     return dtype, {name: core.astype("float32") for name, core in cores.items()}
 
 
-def _call(on_host: Callable[..., Any], shapes: Any, *arguments: Any) -> Any:
-    return jax.pure_callback(on_host, shapes, *arguments, vmap_method="sequential")
-
-
 def _handed_over(arrays: Any, engine: str) -> Any:
-    """Return a tree of the engine's arrays; copies, because JAX's may not be written to, which torch cannot express."""
-    return jax.tree.map(lambda array: place(numpy.array(array), engine, dtype_name(array)), arrays)
+    return jax.tree.map(lambda array: place(array, engine, dtype_name(array)), arrays)
 
 
 def _taken_back(arrays: Any) -> Any:

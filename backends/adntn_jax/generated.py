@@ -12,6 +12,7 @@ import numpy
 import adntn
 from adntn import Generator
 from adntn.arrays import place
+from adntn_jax.host import call_on_host
 
 #: From a weight's shape to its generator: `adntn.TTN.options(bond=4)`, or any function that returns a generator.
 TopologyOptions = Callable[[tuple[int, ...]], Generator]
@@ -56,12 +57,12 @@ def drawn_cores(generator: Generator, key: jax.Array, dtype: str, std: float) ->
     """
     words = jax.random.bits(key, (2,), "uint32")
 
-    def draw(words: jax.Array) -> dict[str, numpy.ndarray]:
-        high, low = numpy.asarray(words).tolist()
+    def draw(words: numpy.ndarray) -> dict[str, numpy.ndarray]:
+        high, low = words.tolist()
         return generator.init(high << 32 | low, dtype=dtype, std=std)
 
     if not isinstance(words, jax.core.Tracer):
-        return {name: jnp.asarray(core) for name, core in draw(words).items()}
-    shapes = jax.eval_shape(lambda: {name: jnp.zeros(shape, dtype) for name, shape in generator.core_shapes.items()})
-    drawn: dict[str, jax.Array] = jax.pure_callback(draw, shapes, words, vmap_method="sequential")
+        return {name: jnp.asarray(core) for name, core in draw(numpy.asarray(words)).items()}
+    like = jax.eval_shape(lambda: {name: jnp.zeros(shape, dtype) for name, shape in generator.core_shapes.items()})
+    drawn: dict[str, jax.Array] = call_on_host(draw, like, words)
     return drawn

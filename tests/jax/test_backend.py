@@ -1,0 +1,52 @@
+"""JAX as a backend: found by its entry point, its devices, its own differentiation, double precision."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+import jax
+import numpy as np
+import pytest
+
+import adntn
+from adntn.backends import GROUP
+from adntn_jax.backend import BACKEND
+
+
+def test_the_entry_point_is_the_backend():
+    (found,) = entry_points(group=GROUP, name="jax")
+    assert found.load() is BACKEND
+    assert BACKEND.name == found.name
+
+
+def test_cores_are_drawn_on_the_devices_that_are_named():
+    names = BACKEND.devices()
+    assert len(names) == len(set(names)) == jax.local_device_count()
+    for name in names:
+        cores = adntn.TTN((4, 4), bond=2).init(backend="jax", device=BACKEND.device(name))
+        assert {f"{core.device.platform}:{core.device.id}" for core in cores.values()} == {name}
+    assert BACKEND.device("cpu") == jax.local_devices(backend="cpu")[0]
+
+
+@pytest.mark.parametrize("name", ["abacus", "cpu:99", "cpu:one", ""])
+def test_unknown_devices_are_refused_with_those_that_there_are(name):
+    with pytest.raises(ValueError, match=f"one of {BACKEND.devices()[0]}.*got '{name}'"):
+        BACKEND.device(name)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_native_gradients_are_the_adjoints(dtype, assert_agree):
+    generator = adntn.AugmentedTTN((6, 10), bond=2, activation="tanh")
+    draw = np.random.default_rng(0)
+    weight_bar = draw.normal(size=(6, 10)) + (1j * draw.normal(size=(6, 10)) if dtype == "complex128" else 0)
+    expected, reference = generator.vjp(generator.init(dtype=dtype))
+    with BACKEND.double_precision():
+        cores = generator.init(backend="jax", dtype=dtype)
+        for differentiation in ("native", "adjoint"):
+
+            @jax.jit
+            def both(cores, weight_bar, path=differentiation):
+                weight, pullback = BACKEND.vjp(generator, cores, path)
+                return weight, pullback(weight_bar)
+
+            assert_agree(both(cores, weight_bar), (expected, reference(weight_bar)))
