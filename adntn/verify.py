@@ -51,8 +51,8 @@ def verify(
 
     The reference is the weight by definition (contracted by opt_einsum) and the gradients of NumPy's adjoint in double
     precision; these are themselves compared with finite differences and, for real cores and holomorphic activations,
-    complex steps. Errors are relative to the norm of the weight or of the core's gradient; what they may be follows from
-    the number type's epsilon and the depth of the program (`adntn.verification.tolerance`).
+    complex steps. Errors are relative to the norm of the weight or of the core's gradient; what they may be follows
+    from the number type's epsilon and the depth of the program (`adntn.verification.tolerance`).
 
     Args:
         generators: one's own, alone or by name; by default every topology with every activation, at a small shape.

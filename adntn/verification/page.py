@@ -38,14 +38,13 @@ td.none { color: #9fb3c8; text-align: center; } .wrong { font-weight: 700; }
 
 def page(result: Verification) -> str:
     """Return the page."""
-    dtypes = dict.fromkeys(cell.dtype for cell in result.cells)
     body = [
         "<h1>Do the backends agree?</h1>",
         _verdict(result),
         _explanation(),
         _legend(),
         _wrong(result),
-        *(_heat_map(result, dtype) for dtype in dtypes),
+        *(_heat_map(result, dtype) for dtype in result.dtypes),
         _skipped(result),
         _environment(result),
     ]
