@@ -153,7 +153,7 @@ def _padded(array: Array, dimension: int, size: int, padded: int, functions: Nam
     """Append zeros along one dimension, with nothing but slicing and concatenation (every array library has them)."""
     while size < padded:
         extra = min(size, padded - size)
-        part = array[(slice(None),) * dimension + (slice(0, extra),)]
+        part = array[(slice(None),) * dimension + (slice(0, extra), ...)]
         array = functions.concatenate([array, functions.zeros_like(part)], dimension)
         size += extra
     return array
