@@ -19,11 +19,11 @@ WELL_CONDITIONED, ILL_CONDITIONED = 16.0, 1024.0
 
 
 def depth(generator: Generator) -> int:
-    """Return the number of steps on the longest way through the program and back through its adjoint.
+    """Return the length of the longest chain of steps, each reading the one before, in the program and its adjoint.
 
     >>> import adntn
     >>> depth(adntn.LowRank((4, 4), rank=2))
-    5
+    2
     """
     steps = (*generator.adjoint.forward.steps, *generator.adjoint.backward.steps)
     longest: dict[str, int] = {}
