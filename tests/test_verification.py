@@ -187,6 +187,18 @@ def test_progress_tells_every_case() -> None:
     assert told == [(0, 2, "one, tanh"), (1, 2, "two, tanh"), (2, 2, "")]
 
 
+def test_the_device_is_that_of_every_backend_but_numpy() -> None:
+    pytest.importorskip("torch")
+    result = adntn.verify(GENERATOR, backends=["numpy", "torch"], dtypes=["float32"], device="cpu:0")
+    assert {cell.backend: cell.device for cell in result.cells} == {
+        "reference": "cpu",
+        "numpy": "cpu",
+        "torch": "cpu:0",
+    }
+    with pytest.raises(ValueError, match=r"device must be one of cpu.* on torch, got 'nowhere:0'"):
+        adntn.verify(GENERATOR, backends=["numpy", "torch"], device="nowhere:0")
+
+
 WRONG_ARGUMENTS = {
     "topology": ({"topologies": ["Mera"]}, ValueError, "topologies must be among TTN.*'Mera'"),
     "activation": ({"activations": ["than"]}, ValueError, "activations must be among identity.*'than'"),
