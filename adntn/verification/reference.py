@@ -58,11 +58,12 @@ def reference(generator: Generator, *, is_complex: bool, seed: int = 0) -> Refer
     Elsewhere rounding is amplified, in every library: next to a pole of a complex tanh, where a number stands at the
     kink of a relu, or where a gradient nearly cancels.
     """
-    best = _reference_at(generator, seed, is_complex)
-    for start in range(seed + 1, seed + STARTS):
-        if best.condition <= WELL_CONDITIONED:
-            break
-        best = min(best, _reference_at(generator, start, is_complex), key=lambda made: made.condition)
+    with np.errstate(over="ignore", invalid="ignore"):  # a start that overflows has no condition and is passed over
+        best = _reference_at(generator, seed, is_complex)
+        for start in range(seed + 1, seed + STARTS):
+            if best.condition <= WELL_CONDITIONED:
+                break
+            best = min(best, _reference_at(generator, start, is_complex), key=lambda made: made.condition)
     return best
 
 
