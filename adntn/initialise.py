@@ -85,7 +85,7 @@ def _calibrated(network: Network, cores: Cores, deviation: float) -> Cores:
             share = rms ** (-1.0 / sum(uses[name] for name in names))
             for name in names:
                 cores[name] = cores[name] * _along_batch(share, network.batch, cores[name].ndim)
-            block = block * _along_batch(1.0 / rms, network.batch, block.ndim)
+            block = block.reshape(len(rms), -1) / rms[:, np.newaxis]  # blocks come in any shape, the batch in front
         state = block if level.activation.is_identity else level.activation.function(functions, block)
         before = lowered.state
     if state is None or before is None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adntn.arrays import DTYPES
+from adntn.arrays import DTYPES, place
 from adntn.backends import NUMPY, Backend, backend, backends, version_of
 from adntn.generator import Generator
 from adntn.verification.cases import Case, cases_of, chosen, own_cases
@@ -51,8 +51,8 @@ def verify(
 
     The reference is the weight by definition (contracted by opt_einsum) and the gradients of NumPy's adjoint in double
     precision; these are themselves compared with finite differences and, for real cores and holomorphic activations,
-    complex steps. Errors are relative to the norm of the weight or of the core's gradient; what they may be follows from
-    the number type's epsilon and the depth of the program (`adntn.verification.tolerance`).
+    complex steps. Errors are relative to the norm of the weight or of the core's gradient; what they may be follows
+    from the number type's epsilon and the depth of the program (`adntn.verification.tolerance`).
 
     Args:
         generators: one's own, alone or by name; by default every topology with every activation, at a small shape.
@@ -170,10 +170,20 @@ def _ways(libraries: Sequence[Backend], device: str | None) -> tuple[Way, ...]:
         except Exception as error:  # whatever a library does without its driver
             raise ImportError(f"backend {library.name!r} cannot be used: {error}") from error
         where = None if library == NUMPY else device
-        if where is not None and where not in there:
+        if where is not None and where not in there and not _takes(library, where):
             raise ValueError(f"device must be one of {', '.join(there)} on {library.name}, got {where!r}")
         ways += [Way(library, where, path) for path in library.differentiations]
     return tuple(ways)
+
+
+def _takes(library: Backend, device: str) -> bool:
+    """Return whether arrays can lie on a device that goes by another name: JAX calls "cuda:0" what it lists as gpu."""
+    try:
+        placed_on = library.device(device)
+        place(np.ones(()), library.name, "float32", placed_on)
+    except Exception:  # whatever a library raises for a name that it does not know
+        return False
+    return placed_on is not None
 
 
 def _environment(ways: Sequence[Way]) -> tuple[tuple[str, str], ...]:

@@ -10,10 +10,10 @@ from adntn.generator import Generator
 from adntn.topologies import MERA, TTN, AugmentedTTN, Block, Brickwall, Custom, LowRank, Options, TensorTrain, Tucker
 
 #: The weights' shape: not square, and with a dimension (11) that is padded and cropped wherever legs are factorised.
-SHAPE = (12, 11)
+SHAPE = (16, 11)
 
 _BLOCKS = (("top", "a b", "loop", "b c"), ("left", "a r x", "shared", "x c y z"), ("shared", "y z p q", "leaf", "q k"))
-_SIZES = (("a", 2), ("b", 3), ("c", 2), ("x", 3), ("y", 3), ("z", 2), ("p", 3), ("q", 2), ("r", 4), ("k", 11))
+_SIZES = (("a", 2), ("b", 3), ("c", 2), ("x", 3), ("y", 3), ("z", 2), ("p", 3), ("q", 2), ("r", 6), ("k", 11))
 
 
 def _custom(f: str) -> Options:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +71,7 @@ def errors(generator: Generator, made: Reference, way: Way, dtype: str) -> Error
         Exception: whatever the library raises.
     """
     backend = way.backend
-    with backend.double_precision() if dtype in DOUBLE_DTYPES else nullcontext():
+    with precision(backend, dtype):
         cores = {name: place(core, backend.name, dtype, way.place) for name, core in made.cores.items()}
         weight, pullback = backend.vjp(generator, cores, way.differentiation)
         gradients = pullback(place(made.weight_bar, backend.name, dtype, way.place))
@@ -81,10 +81,15 @@ def errors(generator: Generator, made: Reference, way: Way, dtype: str) -> Error
     return Errors(forward, *worst(gradient_errors(gradients, made)))
 
 
+def precision(backend: Backend, dtype: str) -> AbstractContextManager[Any]:
+    """Return the context in which the backend has that number type."""
+    return backend.double_precision() if dtype in DOUBLE_DTYPES else nullcontext()
+
+
 def lack(way: Way, dtype: str) -> str:
     """Return why the library has not that number type there; "" if it has it."""
     try:
-        with way.backend.double_precision() if dtype in DOUBLE_DTYPES else nullcontext():
+        with precision(way.backend, dtype):
             place(np.ones(()), way.backend.name, dtype, way.place)
     except ValueError as error:
         return str(error)

@@ -28,6 +28,7 @@ h1 { font-size: 1.5rem; margin-bottom: .3rem; } h2 { font-size: 1.1rem; margin: 
 table { border-collapse: separate; border-spacing: 2px; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 600; padding: .1rem .6rem .1rem .2rem; white-space: nowrap; }
 th.topology { vertical-align: top; border-top: 1px solid #9fb3c8; } thead th { vertical-align: bottom; }
+th.column { text-align: right; padding: .1rem .5rem; }
 tr.first td, tr.first th { border-top: 1px solid #9fb3c8; }
 td { padding: .1rem .5rem; text-align: right; white-space: nowrap; border-radius: 2px; }
 td.none { color: #9fb3c8; text-align: center; } .wrong { font-weight: 700; }
@@ -38,14 +39,13 @@ td.none { color: #9fb3c8; text-align: center; } .wrong { font-weight: 700; }
 
 def page(result: Verification) -> str:
     """Return the page."""
-    dtypes = dict.fromkeys(cell.dtype for cell in result.cells)
     body = [
         "<h1>Do the backends agree?</h1>",
         _verdict(result),
         _explanation(),
         _legend(),
         _wrong(result),
-        *(_heat_map(result, dtype) for dtype in dtypes),
+        *(_heat_map(result, dtype) for dtype in result.dtypes),
         _skipped(result),
         _environment(result),
     ]
@@ -98,7 +98,7 @@ def _heat_map(result: Verification, dtype: str) -> str:
     for topology, activation, _ in cells:
         if activation not in groups.setdefault(topology, []):
             groups[topology].append(activation)
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
+    head = "".join(f'<th class="column" scope="col">{_two_lines(column)}</th>' for column in columns)
     rows = []
     for topology, activations in groups.items():
         for place, activation in enumerate(activations):
@@ -111,6 +111,11 @@ def _heat_map(result: Verification, dtype: str) -> str:
         f'<h2>{escape(dtype)}</h2>\n<div class="wide"><table>\n<thead><tr><th>topology</th><th>activation</th>{head}'
         "</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody></table></div>"
     )
+
+
+def _two_lines(column: str) -> str:
+    backend, _, differentiation = column.partition(" ")
+    return f"{escape(backend)}<br>{escape(differentiation)}"
 
 
 def _number(cell: Cell | None) -> str:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
+#: In which number types are shown.
+DTYPE_ORDER = ("float64", "float32", "complex128", "complex64", "float16", "bfloat16")
 #: The differentiations that check the reference itself.
 FINITE_DIFFERENCES, COMPLEX_STEP = "finite differences", "complex step"
 
@@ -108,6 +110,11 @@ class Verification:
         """The columns of a table, in order: every backend with every differentiation."""
         return tuple(dict.fromkeys(cell.column for cell in self.cells))
 
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The number types, from the longest."""
+        return tuple(sorted({cell.dtype for cell in self.cells}, key=DTYPE_ORDER.index))
+
     def worst(self, chosen: Callable[[Cell], bool] = lambda cell: True) -> Cell | None:
         """Return the cell nearest to, or farthest beyond, its tolerance among those chosen; None if there is none."""
         return max(filter(chosen, self.cells), key=severity, default=None)
@@ -121,7 +128,9 @@ class Verification:
         table.add_column("dtype")
         for column in self.columns:
             table.add_column(column, justify="right")
-        rows = list(dict.fromkeys((cell.topology, cell.dtype) for cell in self.cells))
+        known = {(cell.topology, cell.dtype) for cell in self.cells}
+        topologies = dict.fromkeys(cell.topology for cell in self.cells)
+        rows = [(topology, dtype) for topology in topologies for dtype in self.dtypes if (topology, dtype) in known]
         for place, (topology, dtype) in enumerate(rows):
             own = [cell for cell in self.cells if (cell.topology, cell.dtype) == (topology, dtype)]
             texts = [

@@ -14,16 +14,16 @@ EPSILON = {
     "float64": 2.0**-52,
     "complex128": 2.0**-52,
 }
-#: How much of a relative change of the cores may arrive in a result, at least and at most, for a tolerance.
+#: How much of a relative change of cores and dL/dW may arrive in a result, at least and at most, for a tolerance.
 WELL_CONDITIONED, ILL_CONDITIONED = 16.0, 1024.0
 
 
 def depth(generator: Generator) -> int:
-    """Return the number of steps on the longest way through the program and back through its adjoint.
+    """Return the length of the longest chain of steps, each reading the one before, in the program and its adjoint.
 
     >>> import adntn
     >>> depth(adntn.LowRank((4, 4), rank=2))
-    5
+    2
     """
     steps = (*generator.adjoint.forward.steps, *generator.adjoint.backward.steps)
     longest: dict[str, int] = {}
@@ -48,7 +48,7 @@ def tolerance(dtype: str, depth: int, condition: float = WELL_CONDITIONED) -> fl
     Args:
         dtype: the number type that is computed in.
         depth: of the program and its adjoint, see `depth`.
-        condition: how much of a relative change of the cores arrives in the result.
+        condition: how much of a relative change of cores and dL/dW arrives in the results.
     """
     amplified = min(max(condition, WELL_CONDITIONED), ILL_CONDITIONED) * depth
     if dtype in SHORT_DTYPES:
