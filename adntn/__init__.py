@@ -1,5 +1,6 @@
 """Large neural-network weights generated from small nonlinear tensor networks, on any array library."""
 
+from adntn import interop
 from adntn.activations import ACTIVATIONS, Activation
 from adntn.arrays import Namespace
 from adntn.fit import Fit, fit, hierarchical_svd
@@ -50,5 +51,6 @@ __all__ = [
     "Tucker",
     "fit",
     "hierarchical_svd",
+    "interop",
     "topology",
 ]
