@@ -121,8 +121,11 @@ def from_quimb(
                 f"block {number} holds 10**{network.exponent} outside of its tensors;"
                 " call its distribute_exponent() first"
             )
-    names = _names([tensor for network in given for tensor in network.tensors])
-    blocks = [[Piece(next(names), tensor.data, tuple(tensor.inds)) for tensor in network.tensors] for network in given]
+    read = [
+        [(tensor.data, tensor) for tensor in network.tensors] for network in given
+    ]  # parametrised: a new array each
+    names = _names([place for block in read for place in block])
+    blocks = [[Piece(next(names), array, tuple(tensor.inds)) for array, tensor in block] for block in read]
     return custom_generator(blocks, output_groups(output), shape, activations, scale)
 
 
@@ -134,14 +137,14 @@ def _tensors(qtn: Any, level: NamedLevel, number: int, cores: Mapping[str, Array
     return [qtn.Tensor(cores[name], inds=lead + legs, tags=[name, f"level{number}"]) for name, legs in level.places]
 
 
-def _names(tensors: Sequence[Any]) -> Iterator[str]:
+def _names(places: Sequence[tuple[Array, Any]]) -> Iterator[str]:
     """Yield each tensor's name: its first tag that stands on tensors of one array only, or else a number."""
     arrays: dict[str, set[int]] = {}
     first: dict[int, int] = {}
-    for number, tensor in enumerate(tensors):
-        first.setdefault(id(tensor.data), number)
+    for number, (array, tensor) in enumerate(places):
+        first.setdefault(id(array), number)
         for tag in tensor.tags:
-            arrays.setdefault(tag, set()).add(id(tensor.data))
-    for tensor in tensors:
+            arrays.setdefault(tag, set()).add(id(array))
+    for array, tensor in places:
         own = (tag for tag in tensor.tags if len(arrays[tag]) == 1)
-        yield next(own, f"tensor{first[id(tensor.data)]}")
+        yield next(own, f"tensor{first[id(array)]}")

@@ -18,7 +18,7 @@ from adntn.network import SCALE
 TNode = Any
 TEdge = Any
 #: What tensornetwork calls the array libraries.
-BACKENDS = {"numpy": "numpy", "torch": "pytorch", "jax": "jax", "tensorflow": "tensorflow"}
+BACKENDS = {"numpy": "numpy", "torch": "pytorch", "jax": "jax"}
 #: Names of nodes and edges to which nobody gave one.
 UNNAMED = ("__unnamed_node__", "__unnamed_edge__")
 
