@@ -22,7 +22,8 @@ from adntn.initialise import initial_cores
 from adntn.network import SCALE, Network
 from adntn.program.adjoint import Adjoint, adjoint
 from adntn.program.ir import Program
-from adntn.program.lower import lower
+from adntn.program.lower import choose_paths, lower
+from adntn.program.path import Paths
 from adntn.program.run import run
 from adntn.report import Report, report
 from adntn.shapes import Assembly
@@ -44,9 +45,11 @@ class Generator:
 
     Attributes:
         network: what is generated and how; immutable, so that a generator can be a static argument of a compiler.
+        paths: for each level, the contraction path chosen with `with_path`, or None; () if none was chosen.
     """
 
     network: Network
+    paths: Paths = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,7 +75,7 @@ class Generator:
     @cached_property
     def program(self) -> Program:
         """The contraction program; `print` it to read the formulas."""
-        return lower(self.network)
+        return lower(self.network, self.paths)
 
     @cached_property
     def adjoint(self) -> Adjoint:
@@ -85,6 +88,29 @@ class Generator:
         legs = self.program.outputs[0].legs[0 if self.network.batch is None else 1 :]
         axes = [self.network.levels[-1].output.index(leg) for leg in legs]
         return self.network.layout.assembly(axes, self.network.batch)
+
+    def with_path(self, optimize: Any, level: int | None = None) -> Generator:
+        """Return the generator with its blocks contracted along a path of one's own: the same numbers, another order.
+
+        >>> import adntn, opt_einsum
+        >>> generator = adntn.TensorTrain((64, 64), bond=4)
+        >>> generator.with_path("dp").program == generator.with_path(opt_einsum.DynamicProgramming()).program
+        True
+        >>> adntn.TTN((4, 4), leg=2).with_path([(1, 2), (0, 1)], level=1).paths
+        (None, ((1, 2), (0, 1)))
+
+        The search runs once, here; what is kept is its result.
+
+        Args:
+            optimize: what opt_einsum takes: the name of an algorithm, an `opt_einsum.paths.PathOptimizer`, an optimiser
+                of cotengra, or a path. The tensors of a level are the state before it and then its cores, in order.
+            level: the level to be contracted so; by default every level. An optimiser that serves one contraction only,
+                such as cotengra's HyperOptimizer, needs it where several levels are to be searched.
+
+        Raises:
+            TypeError, ValueError: if `optimize` is none of these, or does not contract a level's tensors pair by pair.
+        """
+        return Generator(self.network, choose_paths(self.network, optimize, level, self.paths))
 
     def init(
         self,

@@ -2,7 +2,8 @@
 
 A level is swept from its first leg to its last. Neighbouring cores are multiplied out into one *group* (a Kronecker
 product, with the disentanglers between them) before they meet the state, so that the large state is read and written a
-few times instead of once per core. Blocks that are no such sweep go through opt_einsum's path search.
+few times instead of once per core. Blocks that are no such sweep go through opt_einsum's path search. A level for which
+the user has chosen a path is contracted along it instead.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-import opt_einsum
+from typing import Any
 
 from adntn.network import SCALE, Leg, Level, Network, Node
 from adntn.program.ir import BATCH, Contract, Pointwise, Program, Step, Tensor
+from adntn.program.path import Path, Paths, find_path
 
 #: Cores are grouped while a group's input has at most this many values: the operations that a group spends on each
 #: number of its output. Few enough to stay bound by memory traffic, many enough to save passes over the state.
@@ -47,24 +48,44 @@ class LoweredLevel:
         return self.block if self.activation is None else self.activation.out
 
 
-def lower_levels(network: Network) -> tuple[LoweredLevel, ...]:
-    """Return the steps of every level, without the scale."""
+def lower_levels(network: Network, paths: Paths = ()) -> tuple[LoweredLevel, ...]:
+    """Return the steps of every level, without the scale; levels with a path of their own follow it."""
     lowered = []
     state: Tensor | None = None
-    target = _target_order(network)
-    for number, level in enumerate(network.levels):
-        last = number == len(network.levels) - 1
-        lowered.append(_lower_level(network, number, level, state, target if last else None))
+    for number in range(len(network.levels)):
+        lowered.append(_lower_level(network, number, state, paths[number] if paths else None))
         state = lowered[-1].state
     return tuple(lowered)
 
 
-def lower(network: Network) -> Program:
+def choose_paths(network: Network, optimize: Any, level: int | None, known: Paths = ()) -> Paths:
+    """Return a path for the given level, or for all, found by the optimiser; the other levels keep what is known.
+
+    Raises:
+        TypeError, ValueError: if there is no such level, or `optimize` does not fit (see `path.find_path`).
+    """
+    last = len(network.levels) - 1
+    if level is not None and (isinstance(level, bool) or not hasattr(level, "__index__") or not 0 <= level <= last):
+        raise ValueError(f"level must be an integer from 0 to {last}, or None for all levels, got {level!r}")
+    paths = list(known or (None,) * len(network.levels))
+    for number, (legs, own) in enumerate(network.states()):
+        if level is None or number == level:
+            state = None if number == 0 else Tensor(f"X{number - 1}", _batch_legs(network) + legs)
+            tensors = _level_tensors(network, own, state)
+            paths[number] = find_path(tensors, _batch_legs(network) + own.output, optimize, f"level {number}")
+    return tuple(paths)
+
+
+def lower(network: Network, paths: Paths = ()) -> Program:
     """Return the program that computes the network's last state, times the scale, from its cores.
 
     The scale is multiplied into the smallest state that it commutes with: the one before the last linear levels.
+
+    Args:
+        network: what to compute.
+        paths: a contraction path for each level, None where the order is chosen here; () for none at all.
     """
-    levels = lower_levels(network)
+    levels = lower_levels(network, paths)
     steps = [step for level in levels for step in level.steps]
     result = levels[-1].state
     inputs = tuple(Tensor(name, _core_legs(network, name)) for name in network.core)
@@ -106,18 +127,23 @@ def _target_order(network: Network) -> dict[Leg, int]:
     return dict(zip(network.levels[-1].output, network.layout.rank_in_weight, strict=True))
 
 
-def _lower_level(
-    network: Network, number: int, level: Level, state: Tensor | None, target: dict[Leg, int] | None
-) -> LoweredLevel:
-    """Return a level's steps; `target` is the order of the last level's legs in the weight."""
+def _level_tensors(network: Network, level: Level, state: Tensor | None) -> list[Tensor]:
+    """Return what a level contracts: the state before it, if there is one, then the cores at their places."""
     batch = _batch_legs(network)
-    block = _Block(number, batch, level.output, target)
     factors = [Tensor(node.core, batch + node.legs) for node in level.nodes]
-    groups = None if state is None else _groups(level.nodes, state.legs[len(batch) :])
+    return factors if state is None else [state, *factors]
+
+
+def _lower_level(network: Network, number: int, state: Tensor | None, path: Path | None) -> LoweredLevel:
+    """Return a level's steps; the last level's aim at the order of its legs in the weight."""
+    level, batch = network.levels[number], _batch_legs(network)
+    target = _target_order(network) if number == len(network.levels) - 1 else None
+    block = _Block(number, batch, level.output, target)
+    groups = None if state is None or path is not None else _groups(level.nodes, state.legs[len(batch) :])
     if state is not None and groups is not None:
         after = block.sweep(state, groups)
     else:
-        after = block.contract(factors if state is None else [state, *factors], block.output, block.name)
+        after = block.contract(_level_tensors(network, level, state), block.output, block.name, path or "auto")
     if level.activation.is_identity:
         return LoweredLevel(tuple(block.steps), after, None)
     activation = Pointwise("map", Tensor(f"X{number}", after.legs), (after,), level.activation)
@@ -192,15 +218,14 @@ class _Block:
             state = after
         return state
 
-    def contract(self, tensors: list[Tensor], output: tuple[Leg, ...], name: str) -> Tensor:
-        """Contract tensors pairwise along opt_einsum's path; a lone tensor is returned as it is."""
+    def contract(
+        self, tensors: list[Tensor], output: tuple[Leg, ...], name: str, optimize: str | Path = "auto"
+    ) -> Tensor:
+        """Contract tensors pairwise along a path; a lone tensor is returned as it is."""
         if len(tensors) == 1:
             return tensors[0]
-        inputs = [frozenset(leg.label for leg in tensor.legs) for tensor in tensors]
-        sizes = {leg.label: leg.size for tensor in tensors for leg in tensor.legs}
-        path = opt_einsum.paths.auto(inputs, frozenset(leg.label for leg in output), sizes)
         remaining = list(tensors)
-        for pair in path:
+        for pair in find_path(tensors, output, optimize, f"level {self.number}"):
             left, right = (remaining[place] for place in sorted(pair))
             remaining = [tensor for place, tensor in enumerate(remaining) if place not in pair]
             if remaining:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from adntn.activations import Activation, activation_of
@@ -20,15 +20,19 @@ class Block:
     Block(cores=(('left', ('a', 'r')), ('right', ('b', 'c'))), activation='tanh')
 
     Attributes:
-        cores: the labels of each core's legs, separated by spaces; the order is that of the core's axes.
+        cores: the labels of each core's legs, separated by spaces; the order is that of the core's axes. Pairs of name
+            and labels, instead of a mapping, let a shared core stand at several places of the block.
         activation: name or `adntn.Activation`.
     """
 
     cores: tuple[tuple[str, tuple[str, ...]], ...]
     activation: str | Activation
 
-    def __init__(self, cores: Mapping[str, str], activation: str | Activation = "identity") -> None:
-        object.__setattr__(self, "cores", tuple((name, tuple(labels.split())) for name, labels in cores.items()))
+    def __init__(
+        self, cores: Mapping[str, str] | Iterable[tuple[str, str]], activation: str | Activation = "identity"
+    ) -> None:
+        places = cores.items() if isinstance(cores, Mapping) else cores
+        object.__setattr__(self, "cores", tuple((name, tuple(labels.split())) for name, labels in places))
         object.__setattr__(self, "activation", activation)
 
 

@@ -1,0 +1,86 @@
+"""Contraction paths: found by any optimiser of opt_einsum or cotengra, then kept as data.
+
+A path says which pair of tensors is contracted next; the result goes to the end of the list, as opt_einsum has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import opt_einsum
+
+from adntn.network import Leg
+from adntn.program.ir import Tensor
+
+#: Pairs of positions in the list of the tensors that are left.
+Path = tuple[tuple[int, int], ...]
+#: A path for each level; None for a level that is contracted as `lower` decides.
+Paths = tuple[Path | None, ...]
+#: What to do where an optimiser cannot search several levels.
+ONE_USE = (
+    "an optimiser that remembers its first contraction, as most of opt_einsum's and cotengra's HyperOptimizer do,"
+    " serves one level: name the level, or take a ReusableHyperOptimizer"
+)
+
+
+def find_path(tensors: Sequence[Tensor], output: Sequence[Leg], optimize: Any, where: str) -> Path:
+    """Return the path that an optimiser finds, or the given path, checked.
+
+    Args:
+        tensors: what is contracted.
+        output: the legs that are left.
+        optimize: a name that opt_einsum knows, an optimiser with opt_einsum's interface, or a path.
+        where: what is contracted, for errors.
+
+    Raises:
+        TypeError, ValueError: if `optimize` is no optimiser, unknown, or a path that does not contract the tensors.
+    """
+    if isinstance(optimize, str):
+        optimize = _named(optimize)
+    if not callable(optimize):
+        return _checked(optimize, len(tensors), where)
+    try:
+        return _checked(_search(tensors, output, optimize), len(tensors), where)
+    except ValueError as error:
+        if isinstance(optimize, opt_einsum.paths.PathOptimizer):
+            raise ValueError(f"{error} (from {type(optimize).__name__}; {ONE_USE})") from error
+        raise
+
+
+def _named(name: str) -> Callable[..., Any]:
+    try:
+        optimiser: Callable[..., Any] = opt_einsum.paths.get_path_fn(name)
+    except KeyError as error:
+        raise ValueError(f"optimize must be a name that opt_einsum knows, got {name!r}: {error.args[0]}") from None
+    return optimiser
+
+
+def _search(tensors: Sequence[Tensor], output: Sequence[Leg], optimiser: Callable[..., Any]) -> Any:
+    if len(tensors) <= 2:
+        return [(0, 1)][: len(tensors) - 1]  # there is no choice, and some optimisers fail on it
+    return optimiser(
+        [frozenset(leg.label for leg in tensor.legs) for tensor in tensors],
+        frozenset(leg.label for leg in output),
+        {leg.label: leg.size for tensor in tensors for leg in tensor.legs},
+    )
+
+
+def _checked(path: Any, count: int, where: str) -> Path:
+    """Return a path of `count` tensors as plain tuples."""
+    try:
+        steps = [tuple(position.__index__() for position in step) for step in path]
+    except (AttributeError, TypeError):
+        raise TypeError(
+            "optimize must be a name, an optimiser of opt_einsum or cotengra, or a path such as [(0, 1), (0, 1)],"
+            f" got {path!r}"
+        ) from None
+    if len(steps) != count - 1:
+        raise ValueError(f"the path of {where} must have {count - 1} steps for {count} tensors, got {len(steps)}")
+    for step, left in zip(steps, range(count, 1, -1), strict=True):
+        if len(step) != 2 or step[0] == step[1] or not all(0 <= position < left for position in step):
+            raise ValueError(
+                f"each step of the path of {where} must be two different positions among the tensors left,"
+                f" 0 to {left - 1} here, got {step}"
+            )
+    return tuple((first, second) for first, second in steps)
