@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from helpers import needs
 from matrix import LIBRARIES, ON_LIBRARIES, TOPOLOGIES
 
 import adntn
-
-
-def install_check(library: str) -> None:
-    if importlib.util.find_spec(library) is None:
-        pytest.skip(f"{library} is not installed")
 
 
 @pytest.fixture(params=TOPOLOGIES.values(), ids=TOPOLOGIES.keys())
@@ -34,7 +29,7 @@ def activation(request: pytest.FixtureRequest) -> str:
 @contextmanager
 def prepared(library: str) -> Iterator[None]:
     """The library, if it is installed, in double precision where that is an option."""
-    install_check(library)
+    needs(library)
     if library == "jax":
         import jax  # noqa: PLC0415
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import autoray
 import numpy as np
+import pytest
 from scipy import special
 
 import adntn
@@ -30,6 +32,12 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 KINKED = ("relu", "leaky_relu", "elu")
 HOLOMORPHIC = ("identity", "tanh", "sigmoid", "silu", "sin")
+
+
+def needs(library: str) -> None:
+    """Skip the test where a library is not installed."""
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
 
 
 def relative_error(found: Array, expected: Array) -> float:

@@ -16,6 +16,7 @@ from helpers import (
     generic_cores,
     in_library,
     in_numpy,
+    needs,
     random_array,
     reference_weight,
     relative_error,
@@ -24,7 +25,6 @@ from helpers import (
 from matrix import ON_LIBRARIES, SHAPE, TOPOLOGIES
 
 import adntn
-from conftest import install_check
 
 Topology = Callable[[str], adntn.Options]
 Cores = dict[str, Any]
@@ -142,7 +142,7 @@ AUTOMATIC = {"torch": torch_gradients, "jax": jax_gradients}
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_the_adjoint_agrees_with_torchs_differentiation(topology: Topology, activation: str, dtype: str) -> None:
-    install_check("torch")
+    needs("torch")
     generator = topology(activation)(SHAPE)
     cores = generic_cores(generator, seed=3, dtype=dtype)
     weight_bar = aligned(generator, cores, dtype)
@@ -154,7 +154,7 @@ def test_the_adjoint_agrees_with_torchs_differentiation(topology: Topology, acti
 
 @pytest.mark.parametrize(("library", "name"), [pair for pair in ON_LIBRARIES if pair[0] in AUTOMATIC])
 def test_complex_gradients_are_with_respect_to_the_conjugate(library: str, name: str) -> None:
-    install_check(library)
+    needs(library)
     topology = TOPOLOGIES[name]
     generator = topology("tanh")(SHAPE)
     cores = generic_cores(generator, seed=3, dtype="complex128")
