@@ -1,0 +1,44 @@
+"""What the README says is so: its code runs, its figures stand in the results pages, its links lead somewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("code", BLOCKS, ids=[str(number) for number in range(len(BLOCKS))])
+def test_code_runs_and_prints_what_stands_below_it(code: str) -> None:
+    for library in re.findall(r"^(?:import|from) (\w+)", code, flags=re.M):
+        pytest.importorskip({"adntn_torch": "torch", "adntn_jax": "equinox"}.get(library, library))
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "README.md", "exec"), {})
+    tables = [line.removeprefix("# ") for line in code.splitlines() if line.startswith("# |")]
+    for line in tables:
+        assert [cell.strip(" -") for cell in line.split("|")] in [
+            [cell.strip(" -") for cell in row.split("|")] for row in printed.getvalue().splitlines()
+        ]
+
+
+def test_measured_rows_are_those_of_the_results_page() -> None:
+    measured = README.split("## Measured")[1].split("\n## ")[0]
+    (page,) = re.findall(r"\]\((docs/results/[\w/-]+\.md)\)", measured)
+    results = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    rows = [line for line in measured.splitlines() if line.startswith("|") and " --- " not in line]
+    assert len(rows) >= 8
+    assert set(rows) <= set(results)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[)#]", page.read_text(encoding="utf-8")):
+        assert target.startswith("http") or (page.parent / target).exists(), target
