@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import autoray
 import numpy as np
@@ -30,7 +31,7 @@ from adntn.arrays import (
     unflatten,
 )
 from adntn.generator import Generator
-from adntn.network import SCALE, Level, Network
+from adntn.network import SCALE, Leg, Level, Network
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def fit(
         generator: what is to generate the weight.
         weight: an array of the generator's shape, of NumPy or any other library; the fit computes where it is, in
             double precision.
-        cores: where to start; by default the hierarchical SVD for linear trees (made on the host), else
+        cores: where to start; by default the hierarchical SVD for linear trees and chains (made on the host), else
             `generator.init(seed)` with the standard deviation of the weight.
         seed: of that start.
         iterations: of L-BFGS at most; 0 returns the start.
@@ -84,6 +85,8 @@ def fit(
     else:
         generator.check(cores)
         start = {name: autoray.to_numpy(cores[name]) for name in generator.core_shapes}
+        if dtype_name(cores[SCALE]).startswith("complex") and not dtype_name(target).startswith("complex"):
+            raise TypeError("cores to start from must be real for a real weight, got complex ones")
     host = _Host(generator, target)
     norm = _norm(target)
 
@@ -111,7 +114,7 @@ def fit(
 
 
 def hierarchical_svd(generator: Generator, weight: Array) -> dict[str, Array]:
-    """Return the cores of a linear tree from truncated SVDs, leaves first.
+    """Return the cores of a linear tree, or of a chain (tensor train, low rank), from truncated SVDs, leaves first.
 
     With U the leading singular vectors of a group of legs, the isometry is U and the state becomes U^H times the state.
     The squared error is at most the sum, over all isometries, of the squares of the discarded singular values of the
@@ -120,9 +123,10 @@ def hierarchical_svd(generator: Generator, weight: Array) -> dict[str, Array]:
 
     Raises:
         TypeError, ValueError: if the weight is no finite NumPy array of the generator's shape, or the generator is no
-            linear tree without shared cores.
+            linear tree or chain without shared cores.
 
-    Source: L. Grasedyck, SIAM J. Matrix Anal. Appl. 31, 2029 (2010).
+    Source: L. Grasedyck, SIAM J. Matrix Anal. Appl. 31, 2029 (2010); for chains, I. Oseledets, SIAM J. Sci. Comput. 33,
+    2295 (2011).
     """
     if backend_of(weight) != "numpy":
         raise TypeError(f"weight must be a NumPy array, got {type(weight).__name__}")
@@ -133,7 +137,8 @@ def hierarchical_svd(generator: Generator, weight: Array) -> dict[str, Array]:
     functions = namespace("numpy", np.iscomplexobj(target))
     assembly = network.layout.assembly(range(len(network.layout.leg_sizes)), None)
     weights = target[None] if network.batch is None else target
-    each = [_tree_cores(network, assembly.disassemble(one, functions).reshape(-1)) for one in weights]
+    decompose = _chain_cores if _is_chain(network) else _tree_cores
+    each = [decompose(network, assembly.disassemble(one, functions).reshape(-1)) for one in weights]
     if network.batch is None:
         return each[0]
     return {name: np.stack([one[name] for one in each]) for name in each[0]}
@@ -179,10 +184,12 @@ def _start(generator: Generator, target: Array, seed: int) -> dict[str, Array]:
 
 
 def _why_no_tree(network: Network) -> str | None:
-    """Return why a network is no linear tree, or None if it is one (disentanglers, at the identity, do not matter)."""
+    """Return why a network is no linear tree or chain, or None (disentanglers, at the identity, do not matter)."""
     first, *others = network.levels
     if any(not level.activation.is_identity for level in network.levels):
         return "it has activations"
+    if _is_chain(network):
+        return None
     if len(first.nodes) != 1:
         return "its first level has more than one core"
     for level in others:
@@ -192,6 +199,41 @@ def _why_no_tree(network: Network) -> str | None:
         if len(set(names)) < len(names):
             return "its cores are shared"
     return None
+
+
+def _is_chain(network: Network) -> bool:
+    """Return whether a network is one level of different cores, each joined to the next by one leg, in order."""
+    if len(network.levels) > 1 or len({node.core for node in network.levels[0].nodes}) < len(network.levels[0].nodes):
+        return False
+    (level,) = network.levels
+    inner: list[tuple[Leg, ...]] = [()]
+    for node, after in pairwise(level.nodes):
+        inner.append(tuple(leg for leg in node.legs if leg in after.legs))
+    inner.append(())
+    own = [tuple(leg for leg in node.legs if leg in level.output) for node in level.nodes]
+    in_order = all(
+        node.legs == (*before, *legs, *after) and len(before) < 2
+        for node, before, legs, after in zip(level.nodes, inner[:-1], own, inner[1:], strict=True)
+    )
+    return in_order and tuple(leg for legs in own for leg in legs) == level.output
+
+
+def _chain_cores(network: Network, flat: Array) -> dict[str, Array]:
+    """Split one core after another off a weight, from the first to the last."""
+    (level,) = network.levels
+    cores: dict[str, Array] = {SCALE: np.ones((), flat.dtype)}
+    for node in level.nodes[:-1]:
+        shape = network.core[node.core].shape
+        bond = shape[-1]
+        left, values, right = np.linalg.svd(flat.reshape(math.prod(shape[:-1]), -1), full_matrices=False)
+        kept = min(bond, len(values))
+        cores[node.core] = np.zeros(shape, flat.dtype)
+        cores[node.core].reshape(-1, bond)[:, :kept] = left[:, :kept]
+        flat = np.zeros((bond, right.shape[1]), flat.dtype)
+        flat[:kept] = values[:kept, None] * right[:kept]
+    last = level.nodes[-1].core
+    cores[last] = flat.reshape(network.core[last].shape)
+    return cores
 
 
 def _tree_cores(network: Network, flat: Array) -> dict[str, Array]:

@@ -15,6 +15,10 @@ LINEAR_TREES = {
     "TTN, arity 3": adntn.TTN.options(bond=3, arity=3, leg=1, activation="identity"),
     "TTN, interleaved": adntn.TTN.options(bond=2, activation="identity", layout="interleaved"),
     "TTN, batch": adntn.TTN.options(bond=2, activation="identity", batch=2),
+    "low rank": adntn.LowRank.options(rank=3),
+    "low rank, above the dimension": adntn.LowRank.options(rank=30),
+    "tensor train": adntn.TensorTrain.options(bond=3),
+    "tensor train, split, batch": adntn.TensorTrain.options(bond=2, layout="split", batch=2),
     "MERA at the identity": adntn.MERA.options(bond=3, activation="identity"),
 }
 
@@ -129,7 +133,7 @@ def test_a_weight_that_cannot_be_fitted_is_named(weight: Any, error: type[Except
 
 NO_TREES = {
     "activations": (adntn.TTN((8, 8), leg=1, last_activation="tanh"), "activations"),
-    "no top": (adntn.LowRank((8, 8), rank=2), "more than one core"),
+    "no top": (adntn.Brickwall((8, 8), last_activation="identity"), "more than one core"),
     "shared": (adntn.TTN((8, 8), leg=1, activation="identity", share="all"), "shared"),
 }
 
@@ -138,6 +142,22 @@ NO_TREES = {
 def test_the_hierarchical_svd_says_why_a_network_is_no_linear_tree(generator: adntn.Generator, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         adntn.hierarchical_svd(generator, WEIGHT)
+
+
+@pytest.mark.parametrize("bond", [1, 2, 3])
+def test_a_chain_is_within_its_quasi_optimal_bound(bond: int) -> None:
+    generator = adntn.TensorTrain((8, 8), bond=bond, layout="split")
+    weight = random_weight((8, 8))
+    error = np.linalg.norm(generator.weight(adntn.hierarchical_svd(generator, weight)) - weight)
+    cuts = [np.linalg.svd(weight.reshape(2**cut, -1), compute_uv=False)[bond:] for cut in range(1, 6)]
+    tails = [np.sum(values**2) for values in cuts]
+    assert max(tails) * (1 - 1e-12) <= error**2 <= sum(tails) * (1 + 1e-12)
+
+
+def test_complex_cores_do_not_start_a_real_fit() -> None:
+    generator = adntn.TTN((8, 8), leg=1, activation="identity")
+    with pytest.raises(TypeError, match="real for a real weight"):
+        adntn.fit(generator, WEIGHT, cores=generator.init(dtype="complex128"))
 
 
 def test_a_negative_number_of_iterations_is_refused() -> None:

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from adntn import Generator
+from adntn import fit as core_fit
 from adntn_torch.differentiate import Differentiation, checked_differentiation, generate
+
+SHORT_DTYPES = (torch.float16, torch.bfloat16)
 
 #: Called after every evaluation with its number (from 1) and the relative error there.
 Progress = Callable[[int, float], None]
@@ -22,7 +25,7 @@ class Fit:
 
     Attributes:
         cores: detached tensors by name, in the weight's dtype and on its device.
-        error: their relative Frobenius error, |W - target| / |target|.
+        error: their relative Frobenius error, |W - weight| / |weight|.
         history: the error at every evaluation, the start first.
     """
 
@@ -33,9 +36,9 @@ class Fit:
 
 def fit(
     generator: Generator,
-    target: Tensor,
+    weight: Tensor,
     *,
-    start: Mapping[str, Tensor] | None = None,
+    cores: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     adam: int = 0,
     lbfgs: int = 100,
@@ -53,10 +56,10 @@ def fit(
     A trained weight is hardly compressible: expect errors near 1 at large ratios.
 
     Args:
-        generator: its shape is that of `target`.
-        target: the weight, real or complex.
-        start: cores to begin with; None draws them from `seed`.
-        seed: of the start.
+        generator: its shape is that of `weight`.
+        weight: real or complex; for 16-bit numbers the search runs in float32.
+        cores: where to start; None starts as `adntn.fit` does, from the hierarchical SVD where there is one.
+        seed: of the start where there is none.
         adam: number of steps of Adam, 0 for none.
         lbfgs: number of steps of L-BFGS with a strong Wolfe line search, 0 for none.
         learning_rate: of Adam.
@@ -64,18 +67,19 @@ def fit(
         progress: called after every evaluation with its number and the error.
 
     Raises:
-        ValueError: if the target has another shape, NaN or infinite values, or is zero; or if a count is negative.
-        KeyError, TypeError: if the start does not fit the generator.
+        ValueError: if the weight has another shape, NaN or infinite values, or is zero; or if a count is negative.
+        KeyError, TypeError: if the cores do not fit the generator, or something is no tensor.
     """
     for name, count in (("adam", adam), ("lbfgs", lbfgs)):
         if count < 0:
             raise ValueError(f"{name} must be a number of steps of at least 0, got {count}")
-    _check_target(generator, target)
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"weight must be a torch.Tensor, got {type(weight).__name__}; adntn.fit takes other arrays")
+    target = weight.detach().float() if weight.dtype in SHORT_DTYPES else weight.detach()
     search = _Search(
         generator,
-        target.detach(),
-        start=start,
-        seed=seed,
+        target,
+        start=core_fit(generator, target, cores=cores, seed=seed, iterations=0).cores,
         differentiation=checked_differentiation(differentiation),
         progress=progress,
     )
@@ -99,18 +103,7 @@ def fit(
         newton.step(search.evaluate)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         search.evaluate()
-    return search.result()
-
-
-def _check_target(generator: Generator, target: Tensor) -> None:
-    if tuple(target.shape) != generator.shape:
-        raise ValueError(f"target must have the generator's shape {generator.shape}, got {tuple(target.shape)}")
-    if not (target.is_floating_point() or target.is_complex()):
-        raise ValueError(f"target must have a floating-point dtype, got {target.dtype}")
-    if not bool(torch.isfinite(target).all()):
-        raise ValueError("target has NaN or infinite values")
-    if not bool(target.any()):
-        raise ValueError("target is zero: there is no relative error")
+        return search.result(weight.dtype)
 
 
 class _Search:
@@ -121,27 +114,19 @@ class _Search:
         generator: Generator,
         target: Tensor,
         *,
-        start: Mapping[str, Tensor] | None,
-        seed: int,
+        start: Mapping[str, Tensor],
         differentiation: Differentiation,
         progress: Progress | None,
     ) -> None:
         self.generator, self.target, self.differentiation, self.progress = generator, target, differentiation, progress
         self.norm = torch.linalg.vector_norm(target)
-        given = self._drawn(seed) if start is None else start
-        generator.check(given)
+        generator.check(start)
         self.cores = {
-            name: torch.as_tensor(given[name]).detach().to(target, copy=True).requires_grad_()
+            name: torch.as_tensor(start[name]).detach().to(target, copy=True).requires_grad_()
             for name in generator.core_shapes
         }
         self.best, self.error = self._copy(), math.inf
         self.history: list[float] = []
-
-    def _drawn(self, seed: int) -> Mapping[str, Tensor]:
-        root_mean_square = float(self.norm) / math.sqrt(self.target.numel())
-        dtype = str(self.target.dtype).removeprefix("torch.")
-        drawn: Mapping[str, Tensor] = self.generator.init(seed, backend="torch", dtype=dtype, std=root_mean_square)
-        return drawn
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: core.detach().clone() for name, core in self.cores.items()}
@@ -168,5 +153,11 @@ class _Search:
         for name, core in self.best.items():
             self.cores[name].copy_(core)
 
-    def result(self) -> Fit:
-        return Fit(self.best, self.error, tuple(self.history))
+    def result(self, dtype: torch.dtype) -> Fit:
+        """Return the best cores in a number type, with the error that they have in it."""
+        if dtype == self.target.dtype:
+            return Fit(self.best, self.error, tuple(self.history))
+        rounded = {name: core.to(dtype) for name, core in self.best.items()}
+        difference = self.generator.weight(rounded).to(self.target) - self.target
+        error = float(torch.linalg.vector_norm(difference) / self.norm)
+        return Fit(rounded, error, tuple(self.history))

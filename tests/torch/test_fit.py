@@ -27,9 +27,28 @@ def test_a_weight_that_the_generator_made_is_found_again_from_nearby():
     start = {
         name: core + 0.01 * torch.randn(core.shape, dtype=core.dtype, generator=noise) for name, core in cores.items()
     }
-    found = fit(generator, target, start=start, lbfgs=300)
+    found = fit(generator, target, cores=start, lbfgs=300)
     assert found.history[0] > 1e-3
     assert found.error < 1e-3 * found.history[0]
+
+
+RECOVERED = {
+    "a tree": adntn.TTN((16, 16), bond=3, leg=1, activation="identity"),
+    "low rank": adntn.LowRank((32, 32), rank=4),
+    "a tensor train": adntn.TensorTrain((16, 16), bond=3),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+@pytest.mark.parametrize("generator", RECOVERED.values(), ids=RECOVERED)
+def test_what_a_linear_tree_or_chain_generates_is_recovered(generator, dtype, seed):
+    weight = generator.weight(generator.init(seed, backend="torch", dtype="float64")).to(dtype)
+    found = fit(generator, weight, seed=seed, lbfgs=20)
+    assert {core.dtype for core in found.cores.values()} == {dtype}
+    assert found.error < 20 * torch.finfo(dtype).eps
+    again = generator.weight({name: core.double() for name, core in found.cores.items()})
+    assert float((again - weight.double()).norm() / weight.double().norm()) < 20 * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("steps", [{"adam": 30, "lbfgs": 0}, {"adam": 0, "lbfgs": 30}, {"adam": 20, "lbfgs": 20}])
@@ -52,21 +71,28 @@ def test_the_given_start_is_not_changed():
     generator = adntn.TTN((8, 8), bond=2)
     start = generator.init(seed=0, backend="torch")
     copies = {name: core.clone() for name, core in start.items()}
-    fit(generator, torch.randn(8, 8), start=start, adam=3, lbfgs=3)
+    fit(generator, torch.randn(8, 8), cores=start, adam=3, lbfgs=3)
     assert all(torch.equal(start[name], core) for name, core in copies.items())
 
 
-@pytest.mark.parametrize(
-    ("target", "keywords", "message"),
-    [
-        (torch.zeros(8, 8), {}, "zero"),
-        (torch.full((8, 8), float("nan")), {}, "NaN"),
-        (torch.ones(8, 7), {}, r"\(8, 8\), got \(8, 7\)"),
-        (torch.ones(8, 8, dtype=torch.int64), {}, "floating-point"),
-        (torch.eye(8), {"adam": -1}, "adam"),
-        (torch.eye(8), {"differentiation": "magic"}, "autograd, adjoint"),
-    ],
-)
-def test_wrong_input_is_named(target, keywords, message):
-    with pytest.raises(ValueError, match=message):
-        fit(adntn.TTN((8, 8)), target, **keywords)
+BAD = {
+    "zero": (torch.zeros(8, 8), {}, ValueError, "zero"),
+    "NaN": (torch.full((8, 8), float("nan")), {}, ValueError, "finite, got nan"),
+    "another shape": (torch.ones(8, 7), {}, ValueError, r"\(8, 8\), got \(8, 7\)"),
+    "integers": (torch.ones(8, 8, dtype=torch.int64), {}, TypeError, "floating-point"),
+    "another library": (np.ones((8, 8)), {}, TypeError, "torch.Tensor, got ndarray"),
+    "a negative count": (torch.eye(8), {"adam": -1}, ValueError, "adam"),
+    "an unknown path": (torch.eye(8), {"differentiation": "magic"}, ValueError, "'magic'"),
+    "complex cores": (
+        torch.eye(8),
+        {"cores": adntn.TTN((8, 8)).init(backend="torch", dtype="complex64")},
+        TypeError,
+        "real for a real weight",
+    ),
+}
+
+
+@pytest.mark.parametrize(("weight", "keywords", "error", "message"), BAD.values(), ids=BAD)
+def test_wrong_input_is_named(weight, keywords, error, message):
+    with pytest.raises(error, match=message):
+        fit(adntn.TTN((8, 8)), weight, **keywords)
