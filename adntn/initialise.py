@@ -87,6 +87,12 @@ def _calibrated(network: Network, cores: Cores, deviation: float) -> Cores:
                 cores[name] = cores[name] * _along_batch(share, network.batch, cores[name].ndim)
             block = block.reshape(len(rms), -1) / rms[:, np.newaxis]  # blocks come in any shape, the batch in front
         state = block if level.activation.is_identity else level.activation.function(functions, block)
+        odd = [name for name in names if uses[name] % 2]
+        dead = ~np.any(state.reshape(len(rms), -1), axis=1)
+        if odd and np.any(dead):  # a relu met nothing but negative numbers: turn the sign of one core
+            sign = np.where(dead, -1.0, 1.0)
+            cores[odd[0]] = cores[odd[0]] * _along_batch(sign, network.batch, cores[odd[0]].ndim)
+            state = level.activation.function(functions, block.reshape(len(rms), -1) * sign[:, np.newaxis])
         before = lowered.state
     if state is None or before is None:
         raise ValueError("the network has no level")

@@ -6,6 +6,7 @@ Nothing here computes. Topologies build networks, `program.lower` turns them int
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from adntn.shapes import Layout
 
 #: The core that holds the one scalar s in front of the weight.
 SCALE = "scale"
+#: The label of the leg that counts the weights of a batch.
+BATCH = "batch"
+#: Names that programs give to their own tensors, and dots, which separate names in the state dicts of frameworks.
+RESERVED = re.compile(r"[XZ]\d+|level\d+/part\d+|scaled .*|.*_bar.*|.*\..*|")
 
 
 @dataclass(frozen=True)
@@ -99,11 +104,20 @@ class Network:
         names = [core.name for core in self.cores]
         if doubled := [name for name, count in Counter([*names, SCALE]).items() if count > 1]:
             raise ValueError(f"core names must be unique, got {doubled[0]!r} twice ({SCALE!r} is taken)")
+        if reserved := [name for name in names if RESERVED.fullmatch(name)]:
+            raise ValueError(
+                f"core name {reserved[0]!r} is reserved: names must not be empty, contain a dot or _bar, or look like"
+                " X0, Z0, level0/part0 or 'scaled ...', which programs call their own tensors"
+            )
         state: tuple[Leg, ...] = ()
         for number, level in enumerate(self.levels):
             for node in level.nodes:
                 self._check_node(number, node)
             _check_legs(number, state, level)
+            if self.batch is not None and any(leg.label == BATCH for node in level.nodes for leg in node.legs):
+                raise ValueError(
+                    f"no leg may be called {BATCH!r} where the network has a batch axis, level {number} has"
+                )
             state = level.output
         if unused := set(names) - {node.core for level in self.levels for node in level.nodes}:
             raise ValueError(f"core {min(unused)!r} stands in no level")

@@ -26,6 +26,7 @@ class Report:
         parameters: how many are stored.
         ratio: weights / parameters.
         padding: share of the generated numbers that is cropped away, 0 to 1.
+        activations: the names of the pointwise maps, level by level; empty if the weight is linear in every core.
         rank_bound: no weight has a larger rank, as a matrix (first dimension, all others); None if it can be full.
         forward: cost of the weight.
         forward_and_backward: cost of the weight and the gradient of every core.
@@ -37,6 +38,7 @@ class Report:
     parameters: int
     ratio: float
     padding: float
+    activations: tuple[str, ...]
     rank_bound: int | None
     forward: Cost
     forward_and_backward: Cost
@@ -49,6 +51,7 @@ class Report:
             ("parameters", f"{self.parameters:,}"),
             ("ratio", f"{self.ratio:,.0f} weights for each parameter"),
             ("padding", f"{self.padding:.2%} of the generated numbers are cropped away" if self.padding else "none"),
+            ("activations", ", ".join(self.activations) or "none: an ordinary, multilinear tensor network"),
             ("rank of the weight", "can be full" if self.rank_bound is None else f"at most {self.rank_bound:,}"),
             ("generate: operations", f"{self.forward.operations:,}"),
             ("generate: bytes moved", f"{self.forward.bytes_moved:,}"),
@@ -80,6 +83,7 @@ def report(network: Network, program: Program, adjoint: Adjoint, itemsize: int) 
         parameters=network.parameters,
         ratio=weights / network.parameters,
         padding=network.layout.padding,
+        activations=tuple(level.activation.name for level in network.levels if not level.activation.is_identity),
         rank_bound=bound if bound < full else None,
         forward=cost(program, itemsize),
         forward_and_backward=Cost(together.operations, together.bytes_moved, together.peak_bytes + seed_bytes),

@@ -214,12 +214,15 @@ def layout_of(
 
 
 def _checked_factors(shape: tuple[int, ...], factors: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    groups = tuple(tuple(int(size) for size in group) for group in factors)
-    if len(groups) != len(shape):
-        raise ValueError(f"factors must have one group for each of the {len(shape)} dimensions, got {len(groups)}")
+    if len(factors) != len(shape) or not all(isinstance(group, Sequence) for group in factors):
+        raise ValueError(
+            f"factors must have one group of sizes for each of the {len(shape)} dimensions of {shape}, got {factors!r}"
+        )
+    groups = tuple(map(tuple, factors))
     for dimension, (size, group) in enumerate(zip(shape, groups, strict=True)):
-        if any(leg < 1 for leg in group) or math.prod(group) < size:
+        if not all(isinstance(leg, int) and leg > 0 for leg in group) or math.prod(group) < size:
             raise ValueError(
-                f"factors of dimension {dimension} must be positive with a product of at least {size}, got {group}"
+                f"factors of dimension {dimension} must be positive integers with a product of at least {size},"
+                f" got {group}"
             )
     return groups

@@ -147,6 +147,11 @@ def test_the_reported_rank_is_reached(generator: adntn.Generator, bound: int) ->
     assert f"at most {bound}" in str(generator.report())
 
 
+def test_the_report_says_where_the_network_is_linear() -> None:
+    assert "none: an ordinary, multilinear tensor network" in str(adntn.TTN((64, 64), bond=4).report())
+    assert adntn.TTN((64, 64), bond=2, leg=1).report().activations == ("tanh",)
+
+
 def test_an_activation_on_the_weight_lifts_the_bound() -> None:
     generator = adntn.TTN((64, 64), bond=2, leg=1, last_activation="tanh")
     assert generator.report().rank_bound is None

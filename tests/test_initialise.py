@@ -93,6 +93,18 @@ def test_a_linear_tree_is_drawn_isometric(library: str) -> None:
         np.testing.assert_allclose(gram / gram[0, 0], np.eye(len(gram)), atol=1e-12)
 
 
+@pytest.mark.parametrize("rank", [1, 2])
+def test_no_start_is_dead(rank: int) -> None:
+    for seed in range(50):
+        for batch in (None, 4):
+            generator = adntn.Tucker((8, 8), rank=rank, activation="relu", batch=batch)
+            cores = generator.init(seed, dtype="float64", std=0.1)
+            weight, pullback = generator.vjp(cores)
+            each = weight if batch else weight[None]
+            assert all(np.std(one) == pytest.approx(0.1, rel=0.1) for one in each)
+            assert np.all(pullback(weight)["scale"] != 0)
+
+
 def test_states_before_activations_have_unit_size() -> None:
     generator = adntn.MERA((256, 256), bond=2, leg=1, activation="tanh")
     cores = generator.init(0, dtype="float64")

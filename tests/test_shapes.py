@@ -113,7 +113,9 @@ def test_bad_shapes_are_named(constructor: adntn.Topology[Any], shape: Any, erro
 
 BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "layout": ({"layout": "rows"}, 'layout must be "split" or "interleaved", got \'rows\''),
-    "too few groups": ({"factors": [(4, 4)]}, "one group for each of the 2 dimensions, got 1"),
+    "too few groups": ({"factors": [(4, 4)]}, "one group of sizes for each of the 2 dimensions"),
+    "sizes instead of groups": ({"factors": [4, 4]}, "one group of sizes for each of the 2 dimensions"),
+    "a fraction": ({"factors": [(4, 2.5), (12,)]}, "dimension 0.*positive integers"),
     "a product too small": ({"factors": [(4, 4), (3, 3)]}, r"dimension 1.*at least 12, got \(3, 3\)"),
     "a leg of 0": ({"factors": [(4, 4), (12, 0)]}, "dimension 1.*positive"),
 }

@@ -10,8 +10,7 @@ from adntn.arrays import Array
 from adntn.generator import Generator
 from adntn.interop.blocks import ExportedBlock, NamedLevel, check_linear, load, named_levels
 from adntn.interop.imported import Piece, custom_generator, output_groups
-from adntn.network import SCALE
-from adntn.program.ir import BATCH
+from adntn.network import BATCH, SCALE
 
 #: Of quimb, which is not imported here.
 TensorNetwork = Any

@@ -16,8 +16,6 @@ from adntn.activations import Activation
 from adntn.network import Leg
 from adntn.program.matrix_form import MatrixForm, matrix_form
 
-BATCH = "batch"
-
 #: Kinds of pointwise maps.
 Kind = Literal["map", "adjoint", "add"]
 

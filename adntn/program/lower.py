@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adntn.network import SCALE, Leg, Level, Network, Node
-from adntn.program.ir import BATCH, Contract, Pointwise, Program, Step, Tensor
+from adntn.network import BATCH, SCALE, Leg, Level, Network, Node
+from adntn.program.ir import Contract, Pointwise, Program, Step, Tensor
 from adntn.program.path import Path, Paths, find_path
 
 #: Cores are grouped while a group's input has at most this many values: the operations that a group spends on each

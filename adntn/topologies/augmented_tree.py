@@ -51,7 +51,12 @@ def AugmentedTTN(  # noqa: N802 (a constructor, named as the literature names it
         bond, arity, activation, last_activation, mixing_activation, share, batch, layout, leg, factors
     )
     leaves = options.leaves(shape)
-    return grow("AugmentedTTN", leaves, options, _last_level(boundaries, len(leaves.leg_sizes)))
+    if boundaries != "all" and (isinstance(boundaries, str) or not isinstance(boundaries, Sequence)):
+        raise ValueError(f'boundaries must be "all" or a list of leaves, got {boundaries!r}')
+    network = grow("AugmentedTTN", leaves, options, _last_level(boundaries, len(leaves.leg_sizes)))
+    if boundaries != "all" and boundaries and len(network.levels) == 1:
+        raise ValueError(f"boundaries {boundaries} lie on no level: the top core itself has the weight's legs")
+    return network
 
 
 def _last_level(boundaries: Literal["all"] | Sequence[int], leaves: int) -> Boundaries:
@@ -61,8 +66,6 @@ def _last_level(boundaries: Literal["all"] | Sequence[int], leaves: int) -> Boun
         possible = {group.stop - 1: (group.stop - 1, group.stop) for group in groups[:-1]}
         if boundaries == "all":
             return list(possible.values())
-        if isinstance(boundaries, str):
-            raise ValueError(f'boundaries must be "all" or a list of leaves, got {boundaries!r}')
         for leaf in boundaries:
             if leaf not in possible:
                 raise ValueError(

@@ -76,6 +76,8 @@ def Custom(  # noqa: N802 (a constructor, named like the others)
     """
     if not blocks:
         raise ValueError("blocks must hold at least one block, got none")
+    if isinstance(blocks, Block) or not all(isinstance(block, Block) for block in blocks):
+        raise TypeError(f"blocks must be a sequence of adntn.Block, got {blocks!r}")
     values = dict(sizes)
     layout, labels = _layout(shape, output, values)
     cores: dict[str, Core] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import update_wrapper
 from typing import Any, Concatenate, Generic, ParamSpec
@@ -33,7 +33,8 @@ class Topology(Generic[P]):
 
     def __call__(self, shape: Shape, *args: P.args, **kwargs: P.kwargs) -> Generator:
         """Return the generator of a weight of that shape."""
-        return Generator(self.build(shape, *args, **kwargs))
+        plain: Callable[..., Network] = self.build
+        return Generator(plain(shape, *map(_frozen, args), **{name: _frozen(value) for name, value in kwargs.items()}))
 
     def options(self, *args: P.args, **kwargs: P.kwargs) -> Options:
         """Return the options without a shape: a value to keep, compare, print, pickle, and call with a shape.
@@ -78,6 +79,11 @@ def _shown(value: Any) -> str:
 
 
 def _frozen(value: Any) -> Any:
+    """Return lists, mappings and what NumPy makes as tuples and numbers: immutable, hashable, equal if alike."""
+    if isinstance(value, Mapping):
+        value = tuple(value.items())
+    elif hasattr(value, "tolist"):
+        value = value.tolist()
     return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
 
 

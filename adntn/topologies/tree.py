@@ -79,7 +79,8 @@ def TTN(  # noqa: N802 (a constructor, named as the literature names it)
         shape: the weight's shape, rank 1 to 6, any sizes.
         bond: bond dimension, one or one per level from the top down.
         arity: the most children of an isometry.
-        activation: name, or `adntn.Activation`, or one per level (without the last): what stands after a level.
+        activation: name, or `adntn.Activation`, or one per level (without the last): what stands after a level. A small
+            weight with large legs has one level only, and so none (`report()` says so); then take `leg=1`.
         last_activation: the same for the weight itself.
         share: None; "level": isometries of one shape are one core within a level; "all": in the whole tree.
         batch: generate that many weights along a leading axis.

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
+from adntn import Options
 from adntn_torch.generated import GeneratedLayer, TopologyOptions, parameters_of
 from adntn_torch.layers import Conv1d, Conv2d, Conv3d, Linear
 
@@ -74,6 +75,8 @@ def chosen(model: nn.Module, rules: Mapping[str, TopologyOptions | None] | Rule)
     modules = dict(model.named_modules(remove_duplicate=False))
     if isinstance(rules, Mapping):
         choices = list(_by_name(modules, rules))
+    elif isinstance(rules, Options):
+        raise TypeError(f"rules must say which layers, such as {{'name': {rules}}} or above(100_000, {rules})")
     elif callable(rules):
         answers = ((name, module, rules(name, module)) for name, module in modules.items())
         choices = [Choice(name, module, topology) for name, module, topology in answers if topology is not None]
@@ -97,10 +100,15 @@ def _by_name(modules: Mapping[str, nn.Module], rules: Mapping[str, TopologyOptio
     for pattern in rules:
         _check_matches(pattern, modules)
     for name, module in modules.items():
-        first = next((pattern for pattern in rules if fnmatchcase(name, pattern)), None)
+        first = next((pattern for pattern in rules if _matches(name, pattern)), None)
         topology = None if first is None else rules[first]
         if topology is not None and (first == name or _is_layer(module)):
             yield Choice(name, module, topology)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Return whether a pattern means a name: also one that has brackets itself, given as it is."""
+    return name == pattern or fnmatchcase(name, pattern)
 
 
 def _is_layer(module: nn.Module) -> bool:
@@ -115,7 +123,7 @@ def _is_parametrized_layer(module: nn.Module) -> bool:
 def _check_matches(pattern: str, modules: Mapping[str, nn.Module]) -> None:
     if not isinstance(pattern, str):
         raise TypeError(f"rules must have names as keys, got {pattern!r}")
-    matching = [name for name in modules if fnmatchcase(name, pattern)]
+    matching = [name for name in modules if _matches(name, pattern)]
     if not matching:
         layers = [name for name, module in modules.items() if type(module) in KINDS]
         closest = difflib.get_close_matches(pattern, layers, n=3, cutoff=0.0)

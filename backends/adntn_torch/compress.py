@@ -7,6 +7,7 @@ Which layers the rules choose, and which of these can be replaced at all, is in 
 from __future__ import annotations
 
 import io
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -184,11 +185,18 @@ def _generated(
 ) -> GeneratedLayer:
     own_seed = None if seed is None else zlib.crc32(f"{seed}/{choice.name}".encode())
     try:
-        return generated_kind(choice.module).from_dense(
+        layer = generated_kind(choice.module).from_dense(
             choice.module, choice.topology, differentiation=differentiation, engine=engine, seed=own_seed, std=std
         )
     except (ValueError, TypeError) as error:
         raise ValueError(f"layer {choice.name!r} cannot be compressed: {error}") from error
+    stored, weights = layer.generator.parameters, math.prod(layer.generator.shape)
+    if stored >= weights:
+        raise ValueError(
+            f"layer {choice.name!r} cannot be compressed: {choice.topology} stores {stored:,} numbers for {weights:,}"
+            " weights"
+        )
+    return layer
 
 
 def _swap(model: nn.Module, replacements: Mapping[str, nn.Module]) -> None:

@@ -79,6 +79,8 @@ class GeneratedLayer(nn.Module):
             setattr(self, name, getattr(dense, name))
         self.cores = nn.ParameterDict()
         for name, shape in self.generator.core_shapes.items():
+            if hasattr(nn.ParameterDict, name):
+                raise ValueError(f"core name {name!r} is taken by torch.nn.ParameterDict; give it another")
             self.cores[name] = nn.Parameter(torch.empty(shape, device=device, dtype=weight.dtype))
         new_bias = None if bias is None else nn.Parameter(torch.empty(bias.shape, device=device, dtype=bias.dtype))
         self.register_parameter("bias", new_bias)

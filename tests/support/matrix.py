@@ -46,7 +46,7 @@ TOPOLOGIES: dict[str, Callable[[str], adntn.Options]] = {
             adntn.Block({"left": "a r1 x", "shared": "x c y z"}, activation=f),
             adntn.Block({"matrix": "y r2", "shared": "z c1 q c2", "vector": "q"}),
         ],
-        sizes=(*CUSTOM_SIZES.items(),),
+        sizes=CUSTOM_SIZES,
         output="r2 r1 | c1 c2",
     ),
 }

@@ -276,6 +276,11 @@ REFUSED = {
         {"classifier.1": TTN},
         "constant",
     ),
+    "more numbers than weights": (
+        with_(lambda model: setattr(model, "tiny", nn.Linear(4, 4))),
+        {"tiny": adntn.TTN.options(bond=4)},
+        r"'tiny' cannot be compressed: TTN\(bond=4\) stores 17 numbers for 16 weights",
+    ),
     "options for another rank": (
         Network,
         {"classifier.0": TTN, "features.3": adntn.TTN.options(factors=((8, 8), (4, 8)))},
@@ -312,7 +317,7 @@ def test_a_swap_that_fails_half_way_is_taken_back(model):
                 raise RuntimeError("no")
             super().__setattr__(name, value)
 
-    model.tail = Stubborn(nn.Linear(4, 4))
+    model.tail = Stubborn(nn.Linear(8, 8))
     before = dict(model.named_modules())
     with pytest.raises(RuntimeError, match="no"):
         compress(model, {"classifier.0": TTN, "tail.0": TTN})
@@ -325,6 +330,24 @@ def test_layers_with_hooks_are_not_expanded(model):
     with pytest.raises(ValueError, match=r"'classifier.1' cannot be expanded.*forward hooks"):
         expand(model)
     assert len(generated_layers(model)) == 2
+
+
+def test_options_alone_do_not_say_which_layers(model):
+    with pytest.raises(TypeError, match=r"which layers, such as \{'name': TTN\(bond=2\)\} or above"):
+        compress(model, TTN)
+
+
+def test_a_name_with_brackets_is_a_name():
+    model = nn.ModuleDict({"a[0]": nn.Linear(16, 16)})
+    compress(model, {"a[0]": TTN})
+    assert list(generated_layers(model)) == ["a[0]"]
+
+
+def test_core_names_that_torch_keeps_for_itself_are_named():
+    blocks = [adntn.Block({"values": "r b", "right": "b c"})]
+    options = adntn.Custom.options(blocks=blocks, sizes={"r": 8, "c": 8, "b": 2}, output="r | c")
+    with pytest.raises(ValueError, match="core name 'values'"):
+        adntn_torch.Linear(8, 8, topology=options)
 
 
 @pytest.mark.parametrize("rules", [TTN.arguments, 5, None])
