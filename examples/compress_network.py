@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shlex
@@ -91,17 +92,35 @@ def parser() -> argparse.ArgumentParser:
     add("--batch", type=positive, help=f"default: {DIGITS.batch} for digits, {LARGE.batch} for CIFAR-10")
     add("--images", type=positive, metavar="N", help="training images, spread over the classes (default: all)")
     add("--test-images", type=positive, metavar="N", help="test images, spread over the classes (default: all)")
-    add("--rate", type=float, default=DIGITS.rate, help="peak learning rate (default: %(default)s)")
-    add("--core-rate", type=float, default=DIGITS.core_rate, help="the cores' own peak rate (default: %(default)s)")
+    add("--rate", type=above_zero, default=DIGITS.rate, help="peak learning rate (default: %(default)s)")
+    add(
+        "--core-rate", type=above_zero, default=DIGITS.core_rate, help="the cores' own peak rate (default: %(default)s)"
+    )
     add("--autocast", action="store_true", help="multiply in bfloat16, which some processors do faster")
-    add("--width", type=float, help="factor on the convolutions' channels (default: 1, and 1/4 for digits)")
+    add("--width", type=above_zero, help="factor on the convolutions' channels (default: 1, and 1/4 for digits)")
     add("--dropout", type=float, default=0.0, help="in the classifier (default: %(default)s)")
     add("--controls", action=argparse.BooleanOptionalAction, default=True, help="train the controls too (default)")
     add("--seed", type=seed, default=0, help="of starts, order and augmentation (default: %(default)s)")
     add("--output", metavar="FOLDER", type=Path, help="default: results/digits or results/cifar-10")
     add("--resume", action="store_true", help="go on with what is in the output folder")
-    add("--threads", type=positive, default=os.cpu_count() or 1, metavar="N", help="default: all %(default)s")
+    add("--threads", type=positive, default=processors(), metavar="N", help="default: all %(default)s")
     return whole
+
+
+def processors() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def above_zero(text: str) -> float:
+    """Return the number that a text holds, if it is finite and above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"a finite number above 0 is needed, got {text!r}")
+    return number
 
 
 def positive(text: str) -> int:
@@ -183,7 +202,10 @@ def started(path: Path, settings: Settings, resume: bool) -> tuple[Result, ...]:
 
 def run(settings: Settings, output: Path, arguments: argparse.Namespace, console: Console, stop: Stop) -> None:
     """Train all versions that are not yet trained, and write everything after each of them."""
-    results = list(started(output / "results.json", settings, arguments.resume))
+    file = output / "results.json"
+    if arguments.resume and not file.is_file():
+        console.print(f"--resume: there is no {file} yet, so this run starts at the beginning", markup=False)
+    results = list(started(file, settings, arguments.resume))
     dataset = load_data(
         None if settings.data is None else Path(settings.data),
         images=settings.images,
@@ -210,7 +232,7 @@ def run(settings: Settings, output: Path, arguments: argparse.Namespace, console
         for network, version in jobs:
             if (network, version.name) in done:
                 continue
-            write_json(output / "results.json", with_results(document, results, finished=False))
+            write_json(file, with_results(document, results, finished=False))
             built = build(shapes[network], version, settings.layers, tuple(options.values()))
             result = train_version(
                 network,

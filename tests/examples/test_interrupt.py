@@ -178,10 +178,20 @@ def test_what_a_user_got_wrong_is_said_before_anything_is_written(tmp_path, caps
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("narrow_module")
+def test_resuming_nothing_is_said_and_starts_at_the_beginning(tmp_path, capsys):
+    assert main([*SMALL, "--output", str(tmp_path), "--resume"]) == 0
+    assert "this run starts at the beginning" in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "results.json").is_file()
+
+
 WORDS = {
     "a network": ["--network", "lenet"],
     "a topology": ["--topologies", "PEPS"],
     "a bond of none": ["--bond", "0"],
+    "a rate that goes uphill": ["--rate", "-1"],
+    "a rate that is no number": ["--core-rate", "nan"],
+    "an infinite width": ["--width", "inf"],
     "half an epoch": ["--epochs", "0.5"],
     "a seed below zero": ["--seed", "-1"],
     "a seed of 64 bits": ["--seed", str(2**63)],
