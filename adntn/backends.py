@@ -76,15 +76,23 @@ class Backend:
 
         Raises:
             ValueError: if the backend has no such path.
+            KeyError, ValueError, TypeError: if the cores are not the generator's, or dL/dW does not fit them.
         """
         if differentiation not in self.differentiations:
             raise ValueError(
                 f"differentiation must be one of {', '.join(self.differentiations)} on {self.name},"
                 f" got {differentiation!r}"
             )
-        if differentiation == "native" and self.native_vjp is not None:
-            return self.native_vjp(generator, cores)
-        return generator.vjp(cores)
+        if differentiation != "native" or self.native_vjp is None:
+            return generator.vjp(cores)
+        generator.check(cores)
+        weight, pullback = self.native_vjp(generator, cores)
+
+        def checked(weight_bar: Array) -> dict[str, Array]:
+            generator.check_weight_bar(weight_bar, cores)
+            return pullback(weight_bar)
+
+        return weight, checked
 
 
 @dataclass(frozen=True)

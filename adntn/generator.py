@@ -215,9 +215,7 @@ class Generator:
             ValueError, TypeError: if `weight_bar` has not the weight's shape, or another library or device.
         """
         self.check(cores)
-        if tuple(weight_bar.shape) != self.shape:
-            raise ValueError(f"W_bar must have the weight's shape {self.shape}, got {tuple(weight_bar.shape)}")
-        check_alike({"W_bar": weight_bar, "the cores": next(iter(cores.values()))}, "W_bar and the cores")
+        self.check_weight_bar(weight_bar, cores)
         dtype, cores = self._prepared(cores)
         functions = namespace_of(cores.values())
         computed = dtype_name(next(iter(cores.values())))
@@ -258,6 +256,17 @@ class Generator:
             raise TypeError(f"cores must have one of the dtypes {', '.join(DTYPES)}, got {dtype}")
         if dtype.startswith("complex"):
             self._check_complex()
+
+    def check_weight_bar(self, weight_bar: Array, cores: Mapping[str, Array]) -> None:
+        """Check that dL/dW fits the weight of these cores.
+
+        Raises:
+            ValueError: if it has not the weight's shape.
+            TypeError: if it differs from the cores in library, number type or device.
+        """
+        if tuple(weight_bar.shape) != self.shape:
+            raise ValueError(f"W_bar must have the weight's shape {self.shape}, got {tuple(weight_bar.shape)}")
+        check_alike({"W_bar": weight_bar, "the cores": next(iter(cores.values()))}, "W_bar and the cores")
 
     def _check_complex(self) -> None:
         for level in self.network.levels:

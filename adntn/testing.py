@@ -121,22 +121,25 @@ class BackendConformance:
         assert found.shape == (*lead, 2, 4, 6)
         assert np.all(np.abs(found - expected) <= 8 * EPSILON[dtype] * size)
 
-    def test_cores_of_two_libraries_are_refused(self) -> None:
+    @_each_differentiation
+    def test_cores_of_two_libraries_are_refused(self, differentiation: str) -> None:
         """A core of another library is an error that names it, not a conversion."""
-        way = self._way("float32")
+        way = self._way("float32", differentiation)
         generator = TTN((6, 5), bond=2)
         cores = generator.init(backend=self.backend, device=way.place)
         mixed = {**cores, SCALE: _Foreign(np.ones((), dtype="float32"))}
         with pytest.raises(TypeError, match=rf"share one library.*{SCALE}"):
             generator.weight(mixed)
         with pytest.raises(TypeError, match=rf"share one library.*{SCALE}"):
-            way.backend.vjp(generator, mixed)
+            way.backend.vjp(generator, mixed, differentiation)
 
-    def test_an_adjoint_of_another_library_is_refused(self) -> None:
+    @_each_differentiation
+    def test_an_adjoint_of_another_library_is_refused(self, differentiation: str) -> None:
         """So is dL/dW of another library."""
-        way = self._way("float32")
+        way = self._way("float32", differentiation)
         generator = TTN((6, 5), bond=2)
-        _, pullback = way.backend.vjp(generator, generator.init(backend=self.backend, device=way.place))
+        cores = generator.init(backend=self.backend, device=way.place)
+        _, pullback = way.backend.vjp(generator, cores, differentiation)
         with pytest.raises(TypeError, match=r"W_bar.*share one library"):
             pullback(_Foreign(np.ones((6, 5), dtype="float32")))
 
