@@ -13,7 +13,7 @@ import pytest
 
 import adntn
 from adntn.verification.cases import TOPOLOGIES
-from adntn.verification.result import Cell, Verification
+from adntn.verification.result import REFERENCE, Cell, Verification
 
 GENERATOR = adntn.TTN((16, 8), bond=2, leg=1, activation="tanh")
 
@@ -55,7 +55,7 @@ def test_every_topology_with_every_activation_agrees(whole: Verification) -> Non
 
 
 def test_every_case_checks_its_reference(whole: Verification) -> None:
-    checked = {(c.topology, c.activation, c.dtype, c.differentiation) for c in whole.cells if c.backend == "reference"}
+    checked = {(c.topology, c.activation, c.dtype, c.differentiation) for c in whole.cells if c.backend == REFERENCE}
     for cell in whole.cells:
         double = "complex128" if cell.dtype.startswith("complex") else "float64"
         assert (cell.topology, cell.activation, double, "finite differences") in checked
@@ -191,7 +191,7 @@ def test_the_device_is_that_of_every_backend_but_numpy() -> None:
     pytest.importorskip("torch")
     result = adntn.verify(GENERATOR, backends=["numpy", "torch"], dtypes=["float32"], device="cpu:0")
     assert {cell.backend: cell.device for cell in result.cells} == {
-        "reference": "cpu",
+        REFERENCE: "cpu",
         "numpy": "cpu",
         "torch": "cpu:0",
     }
@@ -210,6 +210,17 @@ WRONG_ARGUMENTS = {
     "device": ({"backends": ["array_api_strict"], "device": "cuda:7"}, ValueError, "device must be one of cpu.*cuda:7"),
     "generator": ({"generators": 3}, TypeError, "generators must be an adntn.Generator.*3"),
     "options": ({"generators": {"a": adntn.TTN.options()}}, TypeError, "'a' must be an adntn.Generator, got Options"),
+    "no generator": ({"generators": {}}, ValueError, "nothing to verify: generators holds no generator"),
+    "no cell": (
+        {"dtypes": ["complex64"], "activations": ["relu", "elu"]},
+        ValueError,
+        "nothing to verify: no complex cores for relu, elu",
+    ),
+    "only the reference": (
+        {"backends": ["array_api_strict"], "dtypes": ["bfloat16"], "generators": GENERATOR},
+        ValueError,
+        "nothing to verify on array_api_strict: dtype 'bfloat16'",
+    ),
     "both": ({"generators": GENERATOR, "topologies": ["TTN"]}, ValueError, "generators bring their own"),
 }
 
