@@ -21,6 +21,9 @@ Array = Any  # an array of any library: there is no common type to name
 #: Number types in which programs run; the 16-bit ones are computed in float32 and rounded at the end.
 DTYPES = ("float32", "float64", "complex64", "complex128", "float16", "bfloat16")
 SHORT_DTYPES = ("float16", "bfloat16")
+DOUBLE_DTYPES = ("float64", "complex128")
+#: Libraries that extras of this distribution install.
+EXTRAS = ("cupy", "jax", "torch")
 #: Libraries whose `reshape` either merges axes or splits them, but does not do both at once.
 MERGING_OR_SPLITTING = ("dask",)
 
@@ -166,13 +169,17 @@ def place(array: Array, backend: str, dtype: str, device: Any = None) -> Array:
 
     Raises:
         ImportError: if the library is not installed.
-        ValueError: if the library does not have the number type, or silently replaced it.
+        ValueError: if the library does not have the number type or the device, or silently replaced the number type.
     """
     try:
         asarray = autoray.get_lib_fn(backend, "asarray")
         wanted = dtype if backend == "numpy" else autoray.to_backend_dtype(dtype, like=backend)
     except (ImportError, ModuleNotFoundError) as error:
-        raise ImportError(f'backend {backend!r} is not installed; try: pip install "adntn[{backend}]"') from error
+        if backend in EXTRAS:
+            raise ImportError(f'backend {backend!r} is not installed; try: pip install "adntn[{backend}]"') from error
+        raise ImportError(
+            f"backend {backend!r} is not installed, or is no array library; adntn.backends() lists those known here"
+        ) from error
     except (AttributeError, TypeError) as error:
         raise ValueError(f"dtype {dtype!r} is unknown to {backend}") from error
     entered = isinstance(device, AbstractContextManager) and not _takes_device(asarray)
@@ -181,8 +188,14 @@ def place(array: Array, backend: str, dtype: str, device: Any = None) -> Array:
         with device if entered else nullcontext():
             placed = asarray(array, dtype=wanted, **options)
     except (TypeError, ValueError) as error:
-        where = "" if device is None else f" on device {device!r}"
-        raise ValueError(f"dtype {dtype!r}{where} is unknown to {backend}: {error}") from error
+        if device is None:
+            raise ValueError(f"dtype {dtype!r} is unknown to {backend}: {error}") from error
+        place(array, backend, dtype)  # raises, if it is the number type that does not fit
+        name = repr(device) if isinstance(device, str) else "name"
+        raise ValueError(
+            f"device must come from adntn.backend({backend!r}).device({name}) and have {dtype!r} there,"
+            f" got {device!r}: {error}"
+        ) from error
     check_dtype(placed, dtype)
     return placed
 

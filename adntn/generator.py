@@ -103,7 +103,8 @@ class Generator:
 
         Args:
             optimize: what opt_einsum takes: the name of an algorithm, an `opt_einsum.paths.PathOptimizer`, an optimiser
-                of cotengra, a path, or a `PathInfo` or `ContractionTree` of theirs. The tensors of a level are the state before it and then its cores, in order.
+                of cotengra, a path, or a `PathInfo` or `ContractionTree` of theirs. The tensors of a level are the
+                state before it and then its cores, in order.
             level: the level to be contracted so; by default every level. An optimiser that serves one contraction only,
                 such as cotengra's HyperOptimizer, needs it where several levels are to be searched.
 

@@ -123,13 +123,14 @@ class Verification:
 
     def table(self) -> Table:
         """Return the worst relative error of every topology and number type, with all activations, for each column."""
-        from rich.table import Table  # noqa: PLC0415  (importing adntn must stay light)
+        from rich.markup import escape  # noqa: PLC0415  (importing adntn must stay light)
+        from rich.table import Table  # noqa: PLC0415
 
         table = Table(title="worst relative error of the weight and of any core's gradient", title_justify="left")
         table.add_column("topology")
         table.add_column("dtype")
         for column in self.columns:
-            table.add_column(column, justify="right")
+            table.add_column(escape(column), justify="right")
         known = {(cell.topology, cell.dtype) for cell in self.cells}
         topologies = dict.fromkeys(cell.topology for cell in self.cells)
         rows = [(topology, dtype) for topology in topologies for dtype in self.dtypes if (topology, dtype) in known]
@@ -141,7 +142,7 @@ class Verification:
             ]
             last = place + 1 == len(rows) or rows[place + 1][0] != topology
             first = place == 0 or rows[place - 1][0] != topology
-            table.add_row(topology if first else "", dtype, *texts, end_section=last)
+            table.add_row(escape(topology) if first else "", dtype, *texts, end_section=last)
         return table
 
     def to_json(self) -> str:

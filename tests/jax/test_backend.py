@@ -34,6 +34,25 @@ def test_unknown_devices_are_refused_with_those_that_there_are(name):
         BACKEND.device(name)
 
 
+def test_a_device_by_name_is_refused_with_what_makes_it_one():
+    with pytest.raises(
+        ValueError, match=r"device must come from adntn.backend\('jax'\).device\('cpu:0'\).*got 'cpu:0'"
+    ):
+        adntn.TTN((4, 4), bond=2).init(backend="jax", device="cpu:0")
+
+
+def test_a_number_type_that_is_not_enabled_is_not_blamed_on_the_device():
+    with pytest.raises(ValueError, match="dtype 'float64' was asked of jax"):
+        adntn.TTN((4, 4), bond=2).init(backend="jax", dtype="float64", device=BACKEND.device("cpu"))
+
+
+def test_products_are_computed_in_full_precision_where_that_is_asked():
+    x = np.ones((2, 2), "float32")
+    with BACKEND.full_precision():
+        assert "precision = [HIGHEST, HIGHEST]" in jax.jit(jax.numpy.matmul).lower(x, x).as_text()
+    assert "HIGHEST" not in jax.jit(jax.numpy.matmul).lower(x, x).as_text()
+
+
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_native_gradients_are_the_adjoints(dtype, assert_agree):
     generator = adntn.AugmentedTTN((6, 10), bond=2, activation="tanh")
