@@ -230,6 +230,11 @@ def _takes(library: Backend, device: str) -> bool:
     return placed_on is not None
 
 
+def _described(library: Backend, device: str) -> str:
+    name = library.device_name(device)
+    return device if device.startswith(name) else f"{device} ({name})"
+
+
 def _environment(ways: Sequence[Way]) -> tuple[tuple[str, str], ...]:
     """Return versions and devices."""
     from adntn import __version__  # noqa: PLC0415  (the package is only then complete)
@@ -239,5 +244,5 @@ def _environment(ways: Sequence[Way]) -> tuple[tuple[str, str], ...]:
     for way in ways:
         name = way.backend.name
         libraries[name] = version_of(name)
-        libraries[f"{name}: devices"] = ", ".join(way.backend.devices())
+        libraries[f"{name}: devices"] = ", ".join(_described(way.backend, device) for device in way.backend.devices())
     return (*{**own, **libraries, "machine": platform.machine(), "system": platform.platform()}.items(),)

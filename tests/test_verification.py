@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 
 import adntn
+from adntn.commands.output import console
 from adntn.verification.cases import TOPOLOGIES
 from adntn.verification.result import REFERENCE, Cell, Verification
 
@@ -197,6 +199,37 @@ def test_the_device_is_that_of_every_backend_but_numpy() -> None:
     }
     with pytest.raises(ValueError, match=r"device must be one of cpu.* on torch, got 'nowhere:0'"):
         adntn.verify(GENERATOR, backends=["numpy", "torch"], device="nowhere:0")
+
+
+def test_a_backend_computes_in_full_precision_and_its_devices_are_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[bool] = []
+
+    @contextmanager
+    def full_precision() -> Iterator[None]:
+        entered.append(True)
+        yield
+        entered.pop()
+
+    def change(name: str, array: Any) -> Any:
+        assert entered
+        return array
+
+    backend = dataclasses.replace(
+        backend_with(change), full_precision=full_precision, device_name=lambda name: "Abacus 3000"
+    )
+    monkeypatch.setattr(importlib.import_module("adntn.verify"), "backend", lambda name: backend)
+    result = adntn.verify(GENERATOR, backends=["numpy"], dtypes=["float32"])
+    assert result.ok, result
+    assert dict(result.environment)["numpy: devices"] == "cpu (Abacus 3000)"
+
+
+@pytest.mark.parametrize("name", ["layers[a]", "blocks[/x]"])
+def test_names_with_brackets_are_shown_as_they_are(name: str) -> None:
+    result = adntn.verify({name: GENERATOR}, backends=["numpy"], dtypes=["float64"])
+    shown = console()
+    with shown.capture() as captured:
+        shown.print(result.table())
+    assert name in captured.get()
 
 
 WRONG_ARGUMENTS = {

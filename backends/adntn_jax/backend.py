@@ -52,11 +52,18 @@ def native_vjp(
     return weight, conjugate_pullback
 
 
+def device_name(name: str) -> str:
+    """Return what a device is, such as "NVIDIA H100 80GB HBM3"."""
+    return str(device(name).device_kind)
+
+
 BACKEND = Backend(
     "jax",
     devices=devices,
     device=device,
     native_vjp=native_vjp,
     double_precision=lambda: jax.enable_x64(True),
+    full_precision=lambda: jax.default_matmul_precision("highest"),
+    device_name=device_name,
     compile=jax.jit,
 )

@@ -35,9 +35,7 @@ def test_unknown_devices_are_refused_with_those_that_there_are(name):
 
 
 def test_a_device_by_name_is_refused_with_what_makes_it_one():
-    with pytest.raises(
-        ValueError, match=r"device must come from adntn.backend\('jax'\).device\('cpu:0'\).*got 'cpu:0'"
-    ):
+    with pytest.raises(ValueError, match=r"device must come from adntn.backend\('jax'\).device\('cpu:0'\)"):
         adntn.TTN((4, 4), bond=2).init(backend="jax", device="cpu:0")
 
 
