@@ -58,6 +58,8 @@ class Backend:
         device_name: from one of the names of devices to what the device is: "NVIDIA H100" ...
         compile: from a pure function of arrays, tuples and mappings of arrays to the same function, compiled; the
             function itself where the library has no compiler.
+        compile_once: the same for a function that runs once, with the least time for compiling; verification computes
+            through it, so that a library that compiles every step on its own need not do so.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Backend:
     full_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
     device_name: Callable[[str], str] = str
     compile: Callable[[Callable[..., Any]], Callable[..., Any]] = _as_it_is
+    compile_once: Callable[[Callable[..., Any]], Callable[..., Any]] = _as_it_is
 
     @property
     def differentiations(self) -> tuple[str, ...]:

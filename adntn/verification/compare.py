@@ -68,10 +68,15 @@ def errors(generator: Generator, made: Reference, way: Way, dtype: str) -> Error
         Exception: whatever the library raises.
     """
     backend = way.backend
+
+    def weight_and_gradients(cores: Mapping[str, Array], weight_bar: Array) -> tuple[Array, dict[str, Array]]:
+        weight, pullback = backend.vjp(generator, cores, way.differentiation)
+        return weight, pullback(weight_bar)
+
     with backend.precision(dtype), backend.full_precision():
         cores = {name: place(core, backend.name, dtype, way.place) for name, core in made.cores.items()}
-        weight, pullback = backend.vjp(generator, cores, way.differentiation)
-        gradients = pullback(place(made.weight_bar, backend.name, dtype, way.place))
+        weight_bar = place(made.weight_bar, backend.name, dtype, way.place)
+        weight, gradients = backend.compile_once(weight_and_gradients)(cores, weight_bar)
         found = in_double(weight)
         gradients = {name: in_double(gradient) for name, gradient in gradients.items()}
     forward = difference(found, made.weight, float(np.linalg.norm(made.weight)) or 1.0)
