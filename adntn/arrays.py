@@ -21,6 +21,11 @@ Array = Any  # an array of any library: there is no common type to name
 #: Number types in which programs run; the 16-bit ones are computed in float32 and rounded at the end.
 DTYPES = ("float32", "float64", "complex64", "complex128", "float16", "bfloat16")
 SHORT_DTYPES = ("float16", "bfloat16")
+DOUBLE_DTYPES = ("float64", "complex128")
+#: Libraries that extras of this distribution install.
+EXTRAS = ("cupy", "jax", "torch")
+#: Libraries whose `reshape` either merges axes or splits them, but does not do both at once.
+MERGING_OR_SPLITTING = ("dask",)
 
 
 @dataclass(frozen=True)
@@ -72,12 +77,12 @@ def _first_of(backend: str, *names: str) -> Callable[..., Array]:
 
 
 def _erf_through_numpy(backend: str) -> Callable[..., Array]:
-    """The error function for an array library without one: computed by SciPy on a NumPy view of the array."""
+    """The error function for an array library without one: computed by SciPy on NumPy's array of the same numbers."""
     asarray = _first_of(backend, "asarray")
 
     def erf(array: Array) -> Array:
-        numpy, special = importlib.import_module("numpy"), importlib.import_module("scipy.special")
-        return asarray(special.erf(numpy.from_dlpack(array)))
+        special = importlib.import_module("scipy.special")
+        return asarray(special.erf(autoray.to_numpy(array)))
 
     return erf
 
@@ -106,10 +111,12 @@ def _bind(backend: str, is_complex: bool) -> Namespace:
         fuse = _first_of(backend, "fuse")
     except ImportError:
         fuse = None
-    same_name = ("matmul", "reshape", "zeros_like", "where", "exp", "expm1", "logaddexp", "tanh", "sin", "cos")
+    reshape = _first_of(backend, "reshape")
+    same_name = ("matmul", "zeros_like", "where", "exp", "expm1", "logaddexp", "tanh", "sin", "cos")
     return Namespace(
         backend=backend,
         is_complex=is_complex,
+        reshape=_in_two_passes(reshape) if backend in MERGING_OR_SPLITTING else reshape,
         permute=_first_of(backend, "permute_dims", "transpose"),
         concatenate=_positional_axis(_first_of(backend, "concat", "concatenate")),
         sum=_positional_axis(_first_of(backend, "sum")),
@@ -118,6 +125,11 @@ def _bind(backend: str, is_complex: bool) -> Namespace:
         fuse=fuse,
         **{name: _first_of(backend, name) for name in same_name},
     )
+
+
+def _in_two_passes(reshape: Callable[..., Array]) -> Callable[..., Array]:
+    """Reshape by way of a vector: merging axes, then splitting one."""
+    return lambda array, shape: reshape(reshape(array, (-1,)), shape)
 
 
 def _positional_axis(function: Callable[..., Array]) -> Callable[[Any, int], Array]:
@@ -157,13 +169,17 @@ def place(array: Array, backend: str, dtype: str, device: Any = None) -> Array:
 
     Raises:
         ImportError: if the library is not installed.
-        ValueError: if the library does not have the number type, or silently replaced it.
+        ValueError: if the library does not have the number type or the device, or silently replaced the number type.
     """
     try:
         asarray = autoray.get_lib_fn(backend, "asarray")
         wanted = dtype if backend == "numpy" else autoray.to_backend_dtype(dtype, like=backend)
     except (ImportError, ModuleNotFoundError) as error:
-        raise ImportError(f'backend {backend!r} is not installed; try: pip install "adntn[{backend}]"') from error
+        if backend in EXTRAS:
+            raise ImportError(f'backend {backend!r} is not installed; try: pip install "adntn[{backend}]"') from error
+        raise ImportError(
+            f"backend {backend!r} is not installed, or is no array library; adntn.backends() lists those known here"
+        ) from error
     except (AttributeError, TypeError) as error:
         raise ValueError(f"dtype {dtype!r} is unknown to {backend}") from error
     entered = isinstance(device, AbstractContextManager) and not _takes_device(asarray)
@@ -172,8 +188,14 @@ def place(array: Array, backend: str, dtype: str, device: Any = None) -> Array:
         with device if entered else nullcontext():
             placed = asarray(array, dtype=wanted, **options)
     except (TypeError, ValueError) as error:
-        where = "" if device is None else f" on device {device!r}"
-        raise ValueError(f"dtype {dtype!r}{where} is unknown to {backend}: {error}") from error
+        if device is None:
+            raise ValueError(f"dtype {dtype!r} is unknown to {backend}: {error}") from error
+        place(array, backend, dtype)  # raises, if it is the number type that does not fit
+        name = repr(device) if isinstance(device, str) else "name"
+        raise ValueError(
+            f"device must come from adntn.backend({backend!r}).device({name}) and have {dtype!r} there,"
+            f" got {device!r}: {error}"
+        ) from error
     check_dtype(placed, dtype)
     return placed
 
@@ -207,7 +229,11 @@ def as_dtype(array: Array, dtype: str) -> Array:
     backend = backend_of(array)
     namespace(backend, is_complex=False)
     own = _OWN_DTYPES[backend, dtype]
-    return array.astype(own) if hasattr(array, "astype") else array.to(own)
+    if hasattr(array, "astype"):
+        return array.astype(own)
+    if hasattr(array, "to"):
+        return array.to(own)
+    return array.__array_namespace__().astype(array, own)  # the array API standard has a function, not a method
 
 
 def flatten(arrays: Mapping[str, Array]) -> Array:

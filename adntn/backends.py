@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from typing import Any
 
-from adntn.arrays import Array, namespace
+from adntn.arrays import DOUBLE_DTYPES, Array, namespace
 from adntn.generator import Generator
 
 #: The group of entry points.
@@ -53,8 +53,13 @@ class Backend:
         native_vjp: like `Generator.vjp`, by the library's own automatic differentiation; None if it has none. Gradients
             of complex cores are with respect to the conjugate, as those of `Generator.vjp`.
         double_precision: a context in which the library has float64 and complex128.
+        full_precision: a context in which it multiplies float32 in float32: GPUs may round the factors to fewer bits
+            (TF32). Verification computes in it; everywhere else the user's own setting governs, in training too.
+        device_name: from one of the names of devices to what the device is: "NVIDIA H100" ...
         compile: from a pure function of arrays, tuples and mappings of arrays to the same function, compiled; the
             function itself where the library has no compiler.
+        compile_once: the same for a function that runs once, with the least time for compiling; verification computes
+            through it, so that a library that compiles every step on its own need not do so.
     """
 
     name: str
@@ -62,12 +67,19 @@ class Backend:
     device: Callable[[str], Any] = _as_named
     native_vjp: VectorJacobianProduct | None = None
     double_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
+    full_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
+    device_name: Callable[[str], str] = str
     compile: Callable[[Callable[..., Any]], Callable[..., Any]] = _as_it_is
+    compile_once: Callable[[Callable[..., Any]], Callable[..., Any]] = _as_it_is
 
     @property
     def differentiations(self) -> tuple[str, ...]:
         """The paths of differentiation: "adjoint", the library's of ours, and "native" where there is one."""
         return ("adjoint",) if self.native_vjp is None else ("adjoint", "native")
+
+    def precision(self, dtype: str) -> AbstractContextManager[Any]:
+        """Return the context in which the library has that number type."""
+        return self.double_precision() if dtype in DOUBLE_DTYPES else nullcontext()
 
     def vjp(
         self, generator: Generator, cores: Mapping[str, Array], differentiation: str = "adjoint"
@@ -76,15 +88,23 @@ class Backend:
 
         Raises:
             ValueError: if the backend has no such path.
+            KeyError, ValueError, TypeError: if the cores are not the generator's, or dL/dW does not fit them.
         """
         if differentiation not in self.differentiations:
             raise ValueError(
                 f"differentiation must be one of {', '.join(self.differentiations)} on {self.name},"
                 f" got {differentiation!r}"
             )
-        if differentiation == "native" and self.native_vjp is not None:
-            return self.native_vjp(generator, cores)
-        return generator.vjp(cores)
+        if differentiation != "native" or self.native_vjp is None:
+            return generator.vjp(cores)
+        generator.check(cores)
+        weight, pullback = self.native_vjp(generator, cores)
+
+        def checked(weight_bar: Array) -> dict[str, Array]:
+            generator.check_weight_bar(weight_bar, cores)
+            return pullback(weight_bar)
+
+        return weight, checked
 
 
 @dataclass(frozen=True)

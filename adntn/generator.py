@@ -103,7 +103,8 @@ class Generator:
 
         Args:
             optimize: what opt_einsum takes: the name of an algorithm, an `opt_einsum.paths.PathOptimizer`, an optimiser
-                of cotengra, or a path. The tensors of a level are the state before it and then its cores, in order.
+                of cotengra, a path, or a `PathInfo` or `ContractionTree` of theirs. The tensors of a level are the
+                state before it and then its cores, in order.
             level: the level to be contracted so; by default every level. An optimiser that serves one contraction only,
                 such as cotengra's HyperOptimizer, needs it where several levels are to be searched.
 
@@ -215,9 +216,7 @@ class Generator:
             ValueError, TypeError: if `weight_bar` has not the weight's shape, or another library or device.
         """
         self.check(cores)
-        if tuple(weight_bar.shape) != self.shape:
-            raise ValueError(f"W_bar must have the weight's shape {self.shape}, got {tuple(weight_bar.shape)}")
-        check_alike({"W_bar": weight_bar, "the cores": next(iter(cores.values()))}, "W_bar and the cores")
+        self.check_weight_bar(weight_bar, cores)
         dtype, cores = self._prepared(cores)
         functions = namespace_of(cores.values())
         computed = dtype_name(next(iter(cores.values())))
@@ -258,6 +257,17 @@ class Generator:
             raise TypeError(f"cores must have one of the dtypes {', '.join(DTYPES)}, got {dtype}")
         if dtype.startswith("complex"):
             self._check_complex()
+
+    def check_weight_bar(self, weight_bar: Array, cores: Mapping[str, Array]) -> None:
+        """Check that dL/dW fits the weight of these cores.
+
+        Raises:
+            ValueError: if it has not the weight's shape.
+            TypeError: if it differs from the cores in library, number type or device.
+        """
+        if tuple(weight_bar.shape) != self.shape:
+            raise ValueError(f"W_bar must have the weight's shape {self.shape}, got {tuple(weight_bar.shape)}")
+        check_alike({"W_bar": weight_bar, "the cores": next(iter(cores.values()))}, "W_bar and the cores")
 
     def _check_complex(self) -> None:
         for level in self.network.levels:

@@ -24,7 +24,7 @@ from adntn.backends import backend
 from adntn.network import SCALE
 from adntn.topologies import MERA, TTN
 from adntn.verification.cases import Case, cases_of
-from adntn.verification.compare import Way, errors, in_double, lack, precision
+from adntn.verification.compare import Way, difference, errors, in_double, lack
 from adntn.verification.reference import Reference, reference
 from adntn.verification.tolerance import EPSILON, depth, tolerance
 
@@ -64,7 +64,7 @@ class BackendConformance:
     def test_the_same_seed_gives_the_same_cores(self, dtype: str) -> None:
         """Cores are those of NumPy, rounded to the number type."""
         generator = MERA((12, 11), bond=2)
-        with precision(self._way(dtype).backend, dtype):
+        with self._way(dtype).backend.precision(dtype):
             cores = generator.init(7, backend=self.backend, dtype=dtype, device=self._way(dtype).place)
             found = {name: in_double(core) for name, core in cores.items()}
         complex_or_real = "complex128" if dtype.startswith("complex") else "float64"
@@ -93,7 +93,7 @@ class BackendConformance:
         """Library, number type, shape and device of the results are those of the cores."""
         way = self._way(dtype, differentiation)
         generator = TTN((6, 5), bond=2, batch=2)
-        with precision(way.backend, dtype):
+        with way.backend.precision(dtype):
             cores = generator.init(backend=self.backend, dtype=dtype, device=way.place)
             weight, pullback = way.backend.vjp(generator, cores, differentiation)
             gradients = pullback(weight)
@@ -112,7 +112,7 @@ class BackendConformance:
         generator = TTN((6, 5), bond=2, batch=batch)
         lead = () if batch is None else (batch,)
         x = np.random.default_rng(0).integers(-3, 4, (*lead, 2, 4, 5)).astype(float)  # exact in every number type
-        with precision(way.backend, dtype):
+        with way.backend.precision(dtype), way.backend.full_precision():
             cores = generator.init(backend=self.backend, dtype=dtype, device=way.place, std=1.0)
             found = in_double(generator.apply(cores, place(x, self.backend, dtype, way.place)))
             weight = in_double(generator.weight(cores))
@@ -121,22 +121,44 @@ class BackendConformance:
         assert found.shape == (*lead, 2, 4, 6)
         assert np.all(np.abs(found - expected) <= 8 * EPSILON[dtype] * size)
 
-    def test_cores_of_two_libraries_are_refused(self) -> None:
+    @_each_dtype
+    def test_what_is_compiled_agrees_with_what_is_not(self, dtype: str) -> None:
+        """`Backend.compile` makes functions of the same results, from mappings and tuples of arrays to such."""
+        way = self._way(dtype)
+        generator = TTN((6, 5), bond=2)
+        forward, pullback = way.backend.compile(generator.forward), way.backend.compile(generator.pullback)
+        with way.backend.precision(dtype), way.backend.full_precision():
+            cores = generator.init(backend=self.backend, dtype=dtype, device=way.place, std=1.0)
+            expected, residuals = generator.forward(cores)
+            gradients = generator.pullback(residuals, cores, expected)
+            weight, own_residuals = forward(cores)
+            found = {"weight": weight, **pullback(own_residuals, cores, expected)}
+            pairs = {name: (in_double(found[name]), in_double(own)) for name, own in gradients.items()}
+            pairs["weight"] = in_double(weight), in_double(expected)
+        assert set(found) == set(pairs)
+        for name, (one, other) in pairs.items():
+            size = float(np.linalg.norm(other))
+            assert difference(one, other, size) <= tolerance(dtype, depth(generator)), name
+
+    @_each_differentiation
+    def test_cores_of_two_libraries_are_refused(self, differentiation: str) -> None:
         """A core of another library is an error that names it, not a conversion."""
-        way = self._way("float32")
+        way = self._way("float32", differentiation)
         generator = TTN((6, 5), bond=2)
         cores = generator.init(backend=self.backend, device=way.place)
         mixed = {**cores, SCALE: _Foreign(np.ones((), dtype="float32"))}
         with pytest.raises(TypeError, match=rf"share one library.*{SCALE}"):
             generator.weight(mixed)
         with pytest.raises(TypeError, match=rf"share one library.*{SCALE}"):
-            way.backend.vjp(generator, mixed)
+            way.backend.vjp(generator, mixed, differentiation)
 
-    def test_an_adjoint_of_another_library_is_refused(self) -> None:
+    @_each_differentiation
+    def test_an_adjoint_of_another_library_is_refused(self, differentiation: str) -> None:
         """So is dL/dW of another library."""
-        way = self._way("float32")
+        way = self._way("float32", differentiation)
         generator = TTN((6, 5), bond=2)
-        _, pullback = way.backend.vjp(generator, generator.init(backend=self.backend, device=way.place))
+        cores = generator.init(backend=self.backend, device=way.place)
+        _, pullback = way.backend.vjp(generator, cores, differentiation)
         with pytest.raises(TypeError, match=r"W_bar.*share one library"):
             pullback(_Foreign(np.ones((6, 5), dtype="float32")))
 

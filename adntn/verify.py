@@ -21,7 +21,7 @@ from adntn.verification.reference import (
     finite_difference_errors,
     reference,
 )
-from adntn.verification.result import COMPLEX_STEP, FINITE_DIFFERENCES, Cell, Skipped, Verification
+from adntn.verification.result import COMPLEX_STEP, FINITE_DIFFERENCES, REFERENCE, Cell, Skipped, Verification
 from adntn.verification.tolerance import depth, tolerance
 
 #: What is verified if nothing is said.
@@ -65,16 +65,18 @@ def verify(
 
     Raises:
         ImportError: if a backend cannot be used.
-        TypeError, ValueError: if a name is unknown, or a backend does not have the device.
+        TypeError, ValueError: if a name is unknown, a backend does not have the device, or there is nothing to compare
+            on one of the named backends.
     """
     started = time.perf_counter()
     if generators is not None and (topologies is not None or activations is not None):
         raise ValueError("topologies and activations choose among the cases of adntn; generators bring their own")
     cases = cases_of(topologies, activations) if generators is None else own_cases(generators)
-    types = chosen(dtypes, DTYPES, "dtypes")
+    types = _taken(cases, chosen(dtypes, DTYPES, "dtypes"))
     ways = _ways(_usable() if backends is None else chosen_backends(backends), device)
     lacks = {(way.backend.name, dtype): lack(way, dtype) for way in ways for dtype in types}
-    task = _Task(ways, tuple(types), {key for key, reason in lacks.items() if reason}, seed)
+    _check_not_idle(lacks, each=backends is not None)
+    task = _Task(ways, types, {key for key, reason in lacks.items() if reason}, seed)
     cells: list[Cell] = []
     for number, case in enumerate(cases):
         if progress is not None:
@@ -110,10 +112,16 @@ class _Task:
     def cells(self, case: Case) -> Iterator[Cell]:
         """Yield the cells of one case: first those that check the reference."""
         for double, dtypes in (("float64", self._real), ("complex128", self._complex)):
-            if not dtypes or (double == "complex128" and not case.holomorphic):
+            if not dtypes or not case.takes(double):
                 continue
-            made = reference(case.generator, is_complex=double == "complex128", seed=self.seed)
-            yield from self._checks(case, made, double)
+            try:
+                made = reference(case.generator, is_complex=double == "complex128", seed=self.seed)
+                checks = tuple(self._checks(case, made, double))
+            except Exception as error:  # whatever a user's activation does
+                named = (case.topology, case.activation, double, REFERENCE, "cpu", FINITE_DIFFERENCES)
+                yield _failed(named, FINITE_DIFFERENCE_TOLERANCE, error)
+                continue
+            yield from checks
             for dtype in dtypes:
                 for way in self.ways:
                     if (way.backend.name, dtype) not in self.lacking:
@@ -138,7 +146,7 @@ class _Task:
 
 def _check(case: Case, dtype: str, method: str, found: Mapping[str, float], allowed: float) -> Cell:
     error, core = worst(found)
-    return Cell(case.topology, case.activation, dtype, "reference", "cpu", method, 0.0, error, core, allowed)
+    return Cell(case.topology, case.activation, dtype, REFERENCE, "cpu", method, 0.0, error, core, allowed)
 
 
 def _cell(case: Case, made: Reference, way: Way, dtype: str) -> Cell:
@@ -147,9 +155,45 @@ def _cell(case: Case, made: Reference, way: Way, dtype: str) -> Cell:
     try:
         found = errors(case.generator, made, way, dtype)
     except Exception as error:  # whatever the library does: the other cells are still of use
-        words = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return Cell(*named, float("inf"), float("inf"), "", allowed, words)
+        return _failed(named, allowed, error)
     return Cell(*named, found.forward, found.gradient, found.core, allowed)
+
+
+def _failed(named: tuple[str, str, str, str, str, str], allowed: float, error: Exception) -> Cell:
+    words = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return Cell(*named, float("inf"), float("inf"), "", allowed, words)
+
+
+def _taken(cases: Sequence[Case], dtypes: Sequence[str]) -> tuple[str, ...]:
+    """Return the number types that any of the cases takes.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if not cases:
+        raise ValueError("nothing to verify: generators holds no generator")
+    taken = tuple(dtype for dtype in dtypes if any(case.takes(dtype) for case in cases))
+    if not taken:
+        activations = ", ".join(dict.fromkeys(case.activation for case in cases))
+        raise ValueError(f"nothing to verify: no complex cores for {activations}, but dtypes are {', '.join(dtypes)}")
+    return taken
+
+
+def _check_not_idle(lacks: Mapping[tuple[str, str], str], *, each: bool) -> None:
+    """Check that each backend, or else any, has one of the number types.
+
+    Args:
+        lacks: for each backend and number type why it is not there, "" where it is.
+        each: whether each backend was asked for.
+
+    Raises:
+        ValueError: with the reasons.
+    """
+    names = dict.fromkeys(name for name, _ in lacks)
+    idle = [name for name in names if all(reason for (own, _), reason in lacks.items() if own == name)]
+    if idle and (each or len(idle) == len(names)):
+        reasons = "; ".join(reason for (name, _), reason in lacks.items() if name == idle[0])
+        raise ValueError(f"nothing to verify on {idle[0]}: {reasons}")
 
 
 def _usable() -> tuple[Backend, ...]:
@@ -186,6 +230,11 @@ def _takes(library: Backend, device: str) -> bool:
     return placed_on is not None
 
 
+def _described(library: Backend, device: str) -> str:
+    name = library.device_name(device)
+    return device if device.startswith(name) else f"{device} ({name})"
+
+
 def _environment(ways: Sequence[Way]) -> tuple[tuple[str, str], ...]:
     """Return versions and devices."""
     from adntn import __version__  # noqa: PLC0415  (the package is only then complete)
@@ -195,5 +244,5 @@ def _environment(ways: Sequence[Way]) -> tuple[tuple[str, str], ...]:
     for way in ways:
         name = way.backend.name
         libraries[name] = version_of(name)
-        libraries[f"{name}: devices"] = ", ".join(way.backend.devices())
+        libraries[f"{name}: devices"] = ", ".join(_described(way.backend, device) for device in way.backend.devices())
     return (*{**own, **libraries, "machine": platform.machine(), "system": platform.platform()}.items(),)

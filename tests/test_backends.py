@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points, metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import adntn
+from adntn.arrays import EXTRAS
 from adntn.backends import GROUP
 
 #: An array library with arrays of its own, which NumPy's functions do not return by themselves.
@@ -155,6 +157,16 @@ UNUSABLE = {
 def test_a_name_that_is_no_backend_is_refused(name: str, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         adntn.backend(name)
+
+
+def test_cores_on_what_is_no_array_library_are_refused_without_inventing_an_extra() -> None:
+    with pytest.raises(ImportError, match=r"backend 'jxa' is not installed, or.*; adntn.backends\(\)"):
+        adntn.TTN((4, 4), bond=2).init(backend="jxa")
+
+
+def test_libraries_that_extras_install_are_extras() -> None:
+    assert set(EXTRAS) <= set(metadata("adntn").get_all("Provides-Extra") or ())
+    assert set(EXTRAS) == {entry.name for entry in entry_points(group=GROUP) if entry.value.startswith("adntn_")}
 
 
 @pytest.fixture

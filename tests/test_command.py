@@ -21,6 +21,9 @@ tanh = adntn.ACTIVATIONS["tanh"]
 slanted = dataclasses.replace(tanh, name="slanted", derivative=lambda xp, y: 1.001 - y * y)
 wrong = adntn.TTN((16, 8), bond=2, leg=1, activation=slanted)
 number = 3
+empty = {}
+def failing(xp, z): raise RuntimeError("no such function")
+fails = adntn.TTN((16, 8), bond=2, leg=1, activation=adntn.Activation("failing", failing, failing))
 """
 
 
@@ -49,6 +52,16 @@ def test_disagreement_is_exit_code_1_and_named(mine: Path, capsys: pytest.Captur
     assert "core '" in out
 
 
+def test_a_generator_that_fails_in_the_reference_is_exit_code_1_with_the_reason(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", "--backends", "numpy", "--generator", f"{mine}:fails", "--dtypes", "float64"]) == 1
+    out = capsys.readouterr().out
+    assert "0 of 1 cells agree" in out
+    assert "generator, failing, float64: reference" in out
+    assert "RuntimeError: no such function" in out
+
+
 @pytest.mark.parametrize(("name", "rows"), [("", ["generator"]), (":several", ["low", "high"])])
 def test_a_generator_of_ones_own_is_verified(mine: Path, tmp_path: Path, name: str, rows: list[str]) -> None:
     out = tmp_path / "out.json"
@@ -65,7 +78,17 @@ BAD = {
     "no name": (["--generator", "{mine}:absent"], "defines no 'absent'"),
     "no generator": (["--generator", "{mine}:number"], "must be an adntn.Generator or a mapping"),
     "a file that fails": (["--generator", "{broken}"], "failed with ZeroDivisionError"),
+    "a file that leaves": (["--generator", "{leaving}"], "failed with SystemExit: 0"),
     "both": (["--generator", "{mine}", "--topologies", "TTN"], "generators bring their own"),
+    "no generator at all": (["--generator", "{mine}:empty"], "nothing to verify: generators holds no generator"),
+    "nothing complex": (
+        ["--backends", "numpy", "--dtypes", "complex64", "--activations", "relu", "--topologies", "TTN"],
+        "nothing to verify: no complex cores for relu",
+    ),
+    "a number type that a backend lacks": (
+        ["--backends", "array_api_strict", "--dtypes", "bfloat16", "--activations", "tanh"],
+        "nothing to verify on array_api_strict: dtype 'bfloat16'",
+    ),
 }
 
 
@@ -77,7 +100,10 @@ def test_bad_input_is_exit_code_2_and_one_line(
         pytest.importorskip("array_api_strict")
     broken = mine.with_name("broken.py")
     broken.write_text("1 / 0")
-    assert main(["verify", *(argument.format(mine=mine, broken=broken) for argument in arguments)]) == 2
+    leaving = mine.with_name("leaving.py")
+    leaving.write_text("import sys; sys.exit(0)")
+    files = {"mine": mine, "broken": broken, "leaving": leaving}
+    assert main(["verify", *(argument.format(**files) for argument in arguments)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("adntn verify: error: ")
     assert words in error

@@ -24,6 +24,13 @@ class TestArrayAPIStrict(BackendConformance):
     backend = "array_api_strict"
 
 
+@needs("dask")
+class TestDask(BackendConformance):
+    """Another one, whose arrays are computed late and in chunks."""
+
+    backend = "dask"
+
+
 @needs("torch")
 class TestTorch(BackendConformance):
     backend = "torch"

@@ -83,6 +83,16 @@ def test_a_nonlinear_fit_finds_a_weight_of_its_own_kind(topology: str) -> None:
     assert found.error == pytest.approx(relative_error(generator.weight(found.cores), weight))
 
 
+def test_a_weight_of_a_library_with_functions_only_is_fitted() -> None:
+    """Arrays of the array API standard have no method that changes their number type."""
+    strict = pytest.importorskip("array_api_strict")
+    generator = adntn.TTN((8, 6), bond=2, activation="identity")
+    weight = random_weight((8, 6)).astype("float32")
+    found = adntn.fit(generator, strict.asarray(weight), iterations=5)
+    assert found.error == pytest.approx(adntn.fit(generator, weight, iterations=5).error, rel=1e-6)
+    assert {core.dtype for core in found.cores.values()} == {strict.float32}
+
+
 @pytest.mark.parametrize("library", ["torch", "jax"])
 @pytest.mark.parametrize("options", [adntn.MERA.options(bond=2), adntn.TTN.options(bond=2, activation="identity")])
 def test_a_fit_finds_the_same_wherever_the_weight_is(options: adntn.Options, library: str) -> None:

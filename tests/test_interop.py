@@ -17,6 +17,7 @@ import adntn
 from adntn import interop
 from adntn.arrays import namespace_of
 from adntn.interop import ExportedBlock
+from adntn.interop.blocks import named_levels
 
 #: Agreement in double precision, relative to the norm: some thousand epsilons, for up to a hundred contractions.
 TOLERANCE = 1e-12
@@ -181,6 +182,15 @@ def test_quimb_contracts_a_batch_as_one_more_index(generator: adntn.Generator, d
     if all(block.activation.is_identity for block in blocks):
         one = interop.quimb_network(generator, cores)
         assert relative_error(assembled(generator, quimb_state(one)), weight) < TOLERANCE
+
+
+def test_no_leg_is_exported_under_the_name_of_the_batch_axis() -> None:
+    block = adntn.Block({"left": "r batch", "right": "batch c"})
+    options = adntn.Custom.options(blocks=[block], sizes=(("r", 4), ("batch", 2), ("c", 3)), output="r | c")
+    network = options((4, 3)).network
+    assert named_levels(network)[0].places == (("left", ("r", "batch")), ("right", ("batch", "c")))
+    object.__setattr__(network, "batch", 2)  # past the checks of a network, which may refuse such a leg
+    assert named_levels(network)[0].places == (("left", ("r", "batch@0")), ("right", ("batch@0", "c")))
 
 
 @needs_tensornetwork

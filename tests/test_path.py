@@ -68,6 +68,34 @@ def test_the_program_follows_the_path() -> None:
     assert not any({"factor0", "factor1"} <= {t.name for t in step.inputs} for step in state_first.program.steps)
 
 
+def path_info(inputs: list[frozenset[str]], output: frozenset[str], sizes: dict[str, int], path: Any) -> Any:
+    symbols = {label: opt_einsum.get_symbol(place) for place, label in enumerate(sizes)}
+    words = ["".join(symbols[label] for label in labels) for labels in (*inputs, output)]
+    shapes = [tuple(sizes[label] for label in labels) for labels in inputs]
+    equation = f"{','.join(words[:-1])}->{words[-1]}"
+    return opt_einsum.contract_path(equation, *shapes, shapes=True, optimize=path)[1]
+
+
+def contraction_tree(inputs: list[frozenset[str]], output: frozenset[str], sizes: dict[str, int], path: Any) -> Any:
+    return pytest.importorskip("cotengra").ContractionTree.from_path(inputs, output, sizes, path=path)
+
+
+@pytest.mark.parametrize("held_by", [path_info, contraction_tree])
+@pytest.mark.parametrize("path", [[(0, 1), (0, 1)], [(0, 2), (0, 1)], [(1, 2), (0, 1)]], ids=str)
+def test_what_holds_a_path_is_taken_for_it(held_by: Callable[..., Any], path: list[tuple[int, int]]) -> None:
+    asked: list[Any] = []
+
+    def optimiser(*contraction: Any) -> Any:
+        asked.append(contraction)
+        return path
+
+    generator = adntn.Tucker((6, 5), rank=3)
+    expected = generator.with_path(optimiser, level=1)
+    (contraction,) = asked
+    found = generator.with_path(held_by(*contraction, path), level=1)
+    assert [set(step) for step in found.paths[1] or ()] == [set(step) for step in expected.paths[1] or ()]
+
+
 def test_a_generator_with_a_path_is_a_value_and_searches_once() -> None:
     calls = []
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 
 import adntn
+from adntn.commands.output import console
 from adntn.verification.cases import TOPOLOGIES
-from adntn.verification.result import Cell, Verification
+from adntn.verification.result import REFERENCE, Cell, Verification
 
 GENERATOR = adntn.TTN((16, 8), bond=2, leg=1, activation="tanh")
 
@@ -55,7 +57,7 @@ def test_every_topology_with_every_activation_agrees(whole: Verification) -> Non
 
 
 def test_every_case_checks_its_reference(whole: Verification) -> None:
-    checked = {(c.topology, c.activation, c.dtype, c.differentiation) for c in whole.cells if c.backend == "reference"}
+    checked = {(c.topology, c.activation, c.dtype, c.differentiation) for c in whole.cells if c.backend == REFERENCE}
     for cell in whole.cells:
         double = "complex128" if cell.dtype.startswith("complex") else "float64"
         assert (cell.topology, cell.activation, double, "finite differences") in checked
@@ -191,12 +193,43 @@ def test_the_device_is_that_of_every_backend_but_numpy() -> None:
     pytest.importorskip("torch")
     result = adntn.verify(GENERATOR, backends=["numpy", "torch"], dtypes=["float32"], device="cpu:0")
     assert {cell.backend: cell.device for cell in result.cells} == {
-        "reference": "cpu",
+        REFERENCE: "cpu",
         "numpy": "cpu",
         "torch": "cpu:0",
     }
     with pytest.raises(ValueError, match=r"device must be one of cpu.* on torch, got 'nowhere:0'"):
         adntn.verify(GENERATOR, backends=["numpy", "torch"], device="nowhere:0")
+
+
+def test_a_backend_computes_in_full_precision_and_its_devices_are_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[bool] = []
+
+    @contextmanager
+    def full_precision() -> Iterator[None]:
+        entered.append(True)
+        yield
+        entered.pop()
+
+    def change(name: str, array: Any) -> Any:
+        assert entered
+        return array
+
+    backend = dataclasses.replace(
+        backend_with(change), full_precision=full_precision, device_name=lambda name: "Abacus 3000"
+    )
+    monkeypatch.setattr(importlib.import_module("adntn.verify"), "backend", lambda name: backend)
+    result = adntn.verify(GENERATOR, backends=["numpy"], dtypes=["float32"])
+    assert result.ok, result
+    assert dict(result.environment)["numpy: devices"] == "cpu (Abacus 3000)"
+
+
+@pytest.mark.parametrize("name", ["layers[a]", "blocks[/x]"])
+def test_names_with_brackets_are_shown_as_they_are(name: str) -> None:
+    result = adntn.verify({name: GENERATOR}, backends=["numpy"], dtypes=["float64"])
+    shown = console()
+    with shown.capture() as captured:
+        shown.print(result.table())
+    assert name in captured.get()
 
 
 WRONG_ARGUMENTS = {
@@ -210,6 +243,17 @@ WRONG_ARGUMENTS = {
     "device": ({"backends": ["array_api_strict"], "device": "cuda:7"}, ValueError, "device must be one of cpu.*cuda:7"),
     "generator": ({"generators": 3}, TypeError, "generators must be an adntn.Generator.*3"),
     "options": ({"generators": {"a": adntn.TTN.options()}}, TypeError, "'a' must be an adntn.Generator, got Options"),
+    "no generator": ({"generators": {}}, ValueError, "nothing to verify: generators holds no generator"),
+    "no cell": (
+        {"dtypes": ["complex64"], "activations": ["relu", "elu"]},
+        ValueError,
+        "nothing to verify: no complex cores for relu, elu",
+    ),
+    "only the reference": (
+        {"backends": ["array_api_strict"], "dtypes": ["bfloat16"], "generators": GENERATOR},
+        ValueError,
+        "nothing to verify on array_api_strict: dtype 'bfloat16'",
+    ),
     "both": ({"generators": GENERATOR, "topologies": ["TTN"]}, ValueError, "generators bring their own"),
 }
 

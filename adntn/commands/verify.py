@@ -88,7 +88,7 @@ def own(place: str) -> Any:
         raise FileNotFoundError(f"--generator: there is no file {file!r}")
     try:
         defined = runpy.run_path(file)
-    except Exception as error:  # whatever a user's file does
+    except (Exception, SystemExit) as error:  # whatever a user's file does
         raise ValueError(f"--generator: {file} failed with {type(error).__name__}: {error}") from error
     if name not in defined:
         raise ValueError(f"--generator: {file} defines no {name!r}")

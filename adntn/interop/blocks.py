@@ -9,6 +9,7 @@ from typing import Any
 from adntn.activations import Activation
 from adntn.generator import Generator
 from adntn.network import Level, Network
+from adntn.program.ir import BATCH
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,7 @@ def output_legs(generator: Generator) -> tuple[tuple[str, ...], ...]:
 
 def named_levels(network: Network) -> tuple[NamedLevel, ...]:
     """Return the levels with names for the legs: their labels, with the level's number where a label comes again."""
-    taken: set[str] = set()
+    taken = set() if network.batch is None else {BATCH}
     state: dict[str, str] = {}
     levels = []
     for number, level in enumerate(network.levels):

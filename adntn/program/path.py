@@ -30,7 +30,8 @@ def find_path(tensors: Sequence[Tensor], output: Sequence[Leg], optimize: Any, w
     Args:
         tensors: what is contracted.
         output: the legs that are left.
-        optimize: a name that opt_einsum knows, an optimiser with opt_einsum's interface, or a path.
+        optimize: a name that opt_einsum knows, an optimiser with opt_einsum's interface, a path, or what holds one: an
+            `opt_einsum.contract.PathInfo` or a `cotengra.ContractionTree`.
         where: what is contracted, for errors.
 
     Raises:
@@ -39,7 +40,7 @@ def find_path(tensors: Sequence[Tensor], output: Sequence[Leg], optimize: Any, w
     if isinstance(optimize, str):
         optimize = _named(optimize)
     if not callable(optimize):
-        return _checked(optimize, len(tensors), where)
+        return _checked(_held(optimize), len(tensors), where)
     try:
         return _checked(_search(tensors, output, optimize), len(tensors), where)
     except ValueError as error:
@@ -66,14 +67,19 @@ def _search(tensors: Sequence[Tensor], output: Sequence[Leg], optimiser: Callabl
     )
 
 
+def _held(path: Any) -> Any:
+    """Return the path that cotengra's tree or opt_einsum's account of a contraction holds; a plain path as it is."""
+    return path.get_path() if hasattr(path, "get_path") else getattr(path, "path", path)
+
+
 def _checked(path: Any, count: int, where: str) -> Path:
     """Return a path of `count` tensors as plain tuples."""
     try:
         steps = [tuple(position.__index__() for position in step) for step in path]
     except (AttributeError, TypeError):
         raise TypeError(
-            "optimize must be a name, an optimiser of opt_einsum or cotengra, or a path such as [(0, 1), (0, 1)],"
-            f" got {path!r}"
+            "optimize must be a name, an optimiser of opt_einsum or cotengra, or a path such as [(0, 1), (0, 1)] or"
+            f" their objects that hold one, got {path!r}"
         ) from None
     if len(steps) != count - 1:
         raise ValueError(f"the path of {where} must have {count - 1} steps for {count} tensors, got {len(steps)}")

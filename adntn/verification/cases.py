@@ -54,6 +54,10 @@ class Case:
         """Whether it takes complex cores."""
         return all(level.activation.holomorphic for level in self.generator.network.levels)
 
+    def takes(self, dtype: str) -> bool:
+        """Whether its cores can have that number type."""
+        return self.holomorphic or not dtype.startswith("complex")
+
     def __str__(self) -> str:
         return f"{self.topology}, {self.activation}"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,6 @@ from adntn.arrays import SHORT_DTYPES, Array, as_dtype, place
 from adntn.backends import Backend
 from adntn.generator import Generator
 from adntn.verification.reference import Reference
-
-DOUBLE_DTYPES = ("float64", "complex128")
 
 
 @dataclass(frozen=True)
@@ -71,25 +68,25 @@ def errors(generator: Generator, made: Reference, way: Way, dtype: str) -> Error
         Exception: whatever the library raises.
     """
     backend = way.backend
-    with precision(backend, dtype):
-        cores = {name: place(core, backend.name, dtype, way.place) for name, core in made.cores.items()}
+
+    def weight_and_gradients(cores: Mapping[str, Array], weight_bar: Array) -> tuple[Array, dict[str, Array]]:
         weight, pullback = backend.vjp(generator, cores, way.differentiation)
-        gradients = pullback(place(made.weight_bar, backend.name, dtype, way.place))
+        return weight, pullback(weight_bar)
+
+    with backend.precision(dtype), backend.full_precision():
+        cores = {name: place(core, backend.name, dtype, way.place) for name, core in made.cores.items()}
+        weight_bar = place(made.weight_bar, backend.name, dtype, way.place)
+        weight, gradients = backend.compile_once(weight_and_gradients)(cores, weight_bar)
         found = in_double(weight)
         gradients = {name: in_double(gradient) for name, gradient in gradients.items()}
     forward = difference(found, made.weight, float(np.linalg.norm(made.weight)) or 1.0)
     return Errors(forward, *worst(gradient_errors(gradients, made)))
 
 
-def precision(backend: Backend, dtype: str) -> AbstractContextManager[Any]:
-    """Return the context in which the backend has that number type."""
-    return backend.double_precision() if dtype in DOUBLE_DTYPES else nullcontext()
-
-
 def lack(way: Way, dtype: str) -> str:
     """Return why the library has not that number type there; "" if it has it."""
     try:
-        with precision(way.backend, dtype):
+        with way.backend.precision(dtype):
             place(np.ones(()), way.backend.name, dtype, way.place)
     except ValueError as error:
         return str(error)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 DTYPE_ORDER = ("float64", "float32", "complex128", "complex64", "float16", "bfloat16")
 #: The differentiations that check the reference itself.
 FINITE_DIFFERENCES, COMPLEX_STEP = "finite differences", "complex step"
+#: What stands in the place of a backend in those cells.
+REFERENCE = "reference"
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether every cell agrees."""
-        return all(cell.ok for cell in self.cells)
+        """Whether every cell agrees, at least one of a backend among them."""
+        return all(cell.ok for cell in self.cells) and any(cell.backend != REFERENCE for cell in self.cells)
 
     @property
     def disagreements(self) -> tuple[Cell, ...]:
@@ -121,13 +123,14 @@ class Verification:
 
     def table(self) -> Table:
         """Return the worst relative error of every topology and number type, with all activations, for each column."""
-        from rich.table import Table  # noqa: PLC0415  (importing adntn must stay light)
+        from rich.markup import escape  # noqa: PLC0415  (importing adntn must stay light)
+        from rich.table import Table  # noqa: PLC0415
 
         table = Table(title="worst relative error of the weight and of any core's gradient", title_justify="left")
         table.add_column("topology")
         table.add_column("dtype")
         for column in self.columns:
-            table.add_column(column, justify="right")
+            table.add_column(escape(column), justify="right")
         known = {(cell.topology, cell.dtype) for cell in self.cells}
         topologies = dict.fromkeys(cell.topology for cell in self.cells)
         rows = [(topology, dtype) for topology in topologies for dtype in self.dtypes if (topology, dtype) in known]
@@ -139,7 +142,7 @@ class Verification:
             ]
             last = place + 1 == len(rows) or rows[place + 1][0] != topology
             first = place == 0 or rows[place - 1][0] != topology
-            table.add_row(topology if first else "", dtype, *texts, end_section=last)
+            table.add_row(escape(topology) if first else "", dtype, *texts, end_section=last)
         return table
 
     def to_json(self) -> str:

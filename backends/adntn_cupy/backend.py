@@ -30,4 +30,10 @@ def device(name: str) -> cupy.cuda.Device:
     return cupy.cuda.Device(there.index(name))
 
 
-BACKEND = Backend("cupy", devices=devices, device=device)
+def device_name(name: str) -> str:
+    """Return what a GPU is, such as "NVIDIA H100 80GB HBM3"."""
+    properties = cupy.cuda.runtime.getDeviceProperties(device(name).id)
+    return str(properties["name"].decode())
+
+
+BACKEND = Backend("cupy", devices=devices, device=device, device_name=device_name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,11 +54,43 @@ def native_vjp(
     return weight, conjugate_pullback
 
 
+def device_name(name: str) -> str:
+    """Return what a device is, such as "NVIDIA H100 80GB HBM3"."""
+    return str(device(name).device_kind)
+
+
+#: Less work for LLVM, on CPUs; what XLA does to the program before is the same. By the names of XLA, which may change.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
+@cache
+def _known(options: tuple[tuple[str, Any], ...]) -> bool:
+    """Return whether this version of XLA has these options."""
+    try:
+        jax.jit(jnp.negative, compiler_options=dict(options))(0.0)
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
+def compile_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the jitted function, compiled with less optimisation on a CPU, where compiling takes longer than running.
+
+    >>> float(compile_once(jnp.sin)(0.0))
+    0.0
+    """
+    quick = jax.default_backend() == "cpu" and _known(tuple(QUICK.items()))
+    return jax.jit(function, compiler_options=QUICK if quick else None)
+
+
 BACKEND = Backend(
     "jax",
     devices=devices,
     device=device,
     native_vjp=native_vjp,
     double_precision=lambda: jax.enable_x64(True),
+    full_precision=lambda: jax.default_matmul_precision("highest"),
+    device_name=device_name,
     compile=jax.jit,
+    compile_once=compile_once,
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,28 @@ def devices() -> tuple[str, ...]:
     """Return the devices that are there: "cpu", "cuda:0" ..., "mps"."""
     cuda = tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
     return ("cpu", *cuda, *(("mps",) if torch.backends.mps.is_available() else ()))
+
+
+def device_name(name: str) -> str:
+    """Return what a device is, such as "NVIDIA H100 80GB HBM3"; its name where torch knows no more."""
+    return torch.cuda.get_device_name(name) if torch.device(name).type == "cuda" else name
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """A context in which float32 is multiplied in float32, whatever the user allows."""
+    backends: Any = torch.backends
+    full: list[tuple[Any, str, Any]] = [(backends.cuda.matmul, "allow_tf32", False)]
+    if hasattr(backends.cuda.matmul, "fp32_precision"):  # since torch 2.9, which refuses to mix both kinds of setting
+        full = [(own.matmul, "fp32_precision", "ieee") for own in (backends.cuda, backends.mkldnn)]
+    users = [getattr(products, setting) for products, setting, _ in full]
+    for products, setting, value in full:
+        setattr(products, setting, value)
+    try:
+        yield
+    finally:
+        for (products, setting, _), value in zip(full, users, strict=True):
+            setattr(products, setting, value)
 
 
 def native_vjp(
@@ -32,4 +56,11 @@ def native_vjp(
     return weight.detach(), pullback
 
 
-BACKEND = Backend("torch", devices=devices, device=torch.device, native_vjp=native_vjp)
+BACKEND = Backend(
+    "torch",
+    devices=devices,
+    device=torch.device,
+    native_vjp=native_vjp,
+    full_precision=full_precision,
+    device_name=device_name,
+)
