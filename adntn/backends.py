@@ -14,13 +14,17 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal, get_args
 
 from adntn.arrays import Array, namespace
 from adntn.generator import Generator
 
 #: The group of entry points.
 GROUP = "adntn.backends"
+
+#: The two paths of differentiation: the framework's own and the library's adjoint.
+Differentiation = Literal["native", "adjoint"]
+DIFFERENTIATIONS: tuple[str, ...] = get_args(Differentiation)
 
 #: From a generator and its cores to the weight and its pullback, as `Generator.vjp` returns them.
 VectorJacobianProduct = Callable[[Generator, Mapping[str, Array]], tuple[Array, Callable[[Array], dict[str, Array]]]]
@@ -85,6 +89,33 @@ class Backend:
         if differentiation == "native" and self.native_vjp is not None:
             return self.native_vjp(generator, cores)
         return generator.vjp(cores)
+
+
+def checked_differentiation(differentiation: str | None, engine: str | None = None) -> Differentiation:
+    """Return the path that a name means in a framework; None is "native", or "adjoint" with an engine.
+
+    >>> checked_differentiation(None), checked_differentiation(None, engine="numpy")
+    ('native', 'adjoint')
+
+    Args:
+        differentiation: the name of a path, or None.
+        engine: the array library that computes in the framework's place; None if the framework itself does.
+
+    Raises:
+        ValueError: if there is no path of that name, or the engine leaves no choice of it.
+    """
+    if differentiation is None:
+        return "native" if engine is None else "adjoint"
+    if differentiation == "adjoint":
+        return "adjoint"
+    if differentiation != "native":
+        raise ValueError(f"differentiation must be one of {', '.join(DIFFERENTIATIONS)}, got {differentiation!r}")
+    if engine is not None:
+        raise ValueError(
+            f'differentiation must be "adjoint" with the engine {engine!r}, got "native": no framework differentiates'
+            " what another library computes"
+        )
+    return "native"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@
 Layers are in `adntn_jax.equinox` and `adntn_jax.nnx`, to be imported by name: each needs its own library.
 """
 
-from adntn_jax.differentiate import DIFFERENTIATIONS, Differentiation, weight
+from adntn.backends import DIFFERENTIATIONS, Differentiation
+from adntn_jax.differentiate import weight
 from adntn_jax.generated import DEFAULT_TOPOLOGY, TopologyOptions
 
 __all__ = ["DEFAULT_TOPOLOGY", "DIFFERENTIATIONS", "Differentiation", "TopologyOptions", "weight"]

@@ -89,7 +89,7 @@ def test_wrong_arguments_get_equinoxs_own_errors(kind, arguments):
 @pytest.mark.parametrize(
     ("keywords", "error", "message"),
     [
-        ({"differentiation": "magic"}, ValueError, "autodiff, adjoint, got 'magic'"),
+        ({"differentiation": "magic"}, ValueError, "native, adjoint, got 'magic'"),
         ({"engine": "numpi"}, ImportError, "numpi"),
         ({"topology": "TTN"}, TypeError, "options such as"),
         ({"topology": lambda shape: shape}, TypeError, r"adntn.Generator for the shape \(8, 16\), got tuple"),

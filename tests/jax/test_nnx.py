@@ -91,7 +91,7 @@ def test_signatures_are_nnxs_without_what_is_meant_for_a_stored_kernel(kind):
 @pytest.mark.parametrize(
     ("keywords", "error", "message"),
     [
-        ({"differentiation": "magic"}, ValueError, "autodiff, adjoint, got 'magic'"),
+        ({"differentiation": "magic"}, ValueError, "native, adjoint, got 'magic'"),
         ({"topology": "TTN"}, TypeError, "options such as"),
         ({"std": -1.0}, ValueError, "std must be a positive number"),
         ({"kernel_init": nnx.initializers.zeros}, TypeError, "kernel_init"),

@@ -64,7 +64,7 @@ def test_the_given_start_is_not_changed():
         (torch.ones(8, 7), {}, r"\(8, 8\), got \(8, 7\)"),
         (torch.ones(8, 8, dtype=torch.int64), {}, "floating-point"),
         (torch.eye(8), {"adam": -1}, "adam"),
-        (torch.eye(8), {"differentiation": "magic"}, "autograd, adjoint"),
+        (torch.eye(8), {"differentiation": "magic"}, "native, adjoint"),
     ],
 )
 def test_wrong_input_is_named(target, keywords, message):
