@@ -11,7 +11,7 @@ Layers are in `adntn_jax.equinox` and `adntn_jax.nnx`, to be imported by name: e
 """
 
 from adntn.backends import DIFFERENTIATIONS, Differentiation
+from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_jax.differentiate import weight
-from adntn_jax.generated import DEFAULT_TOPOLOGY, TopologyOptions
 
 __all__ = ["DEFAULT_TOPOLOGY", "DIFFERENTIATIONS", "Differentiation", "TopologyOptions", "weight"]

@@ -16,9 +16,10 @@ import jax
 
 from adntn import Generator
 from adntn.backends import Differentiation
+from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator_of
 from adntn_jax.differentiate import path_of, weight
 from adntn_jax.engines import JAX
-from adntn_jax.generated import DEFAULT_TOPOLOGY, TopologyOptions, checked_dtype, drawn_cores, generator_of
+from adntn_jax.generated import checked_dtype, drawn_cores
 
 __all__ = ["Conv1d", "Conv2d", "Conv3d", "GeneratedLayer", "Linear"]
 

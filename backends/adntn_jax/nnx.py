@@ -17,9 +17,10 @@ from flax import nnx
 from flax.nnx.nn import dtypes
 
 from adntn.backends import Differentiation
+from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator_of
 from adntn_jax.differentiate import path_of, weight
 from adntn_jax.engines import JAX
-from adntn_jax.generated import DEFAULT_TOPOLOGY, TopologyOptions, checked_dtype, drawn_cores, generator_of
+from adntn_jax.generated import checked_dtype, drawn_cores
 
 __all__ = ["Conv", "GeneratedLayer", "Linear"]
 

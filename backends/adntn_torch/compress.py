@@ -18,8 +18,9 @@ from rich.text import Text
 from torch import nn
 
 from adntn.backends import Differentiation
+from adntn.topologies.layers import TopologyOptions
 from adntn_torch.choose import Choice, Rule, above, check_expandable, chosen, generated_kind
-from adntn_torch.generated import GeneratedLayer, TopologyOptions, parameters_of
+from adntn_torch.generated import GeneratedLayer, parameters_of
 
 __all__ = ["Compression", "Row", "Rule", "above", "compress", "expand", "generated_layers"]
 

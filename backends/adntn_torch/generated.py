@@ -12,17 +12,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-import adntn
-from adntn import Generator
 from adntn.backends import Differentiation, checked_differentiation
+from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator_of
 from adntn_torch.differentiate import generate, prepare
 from adntn_torch.engine import engine as engine_of
-
-#: From a weight's shape to its generator: `adntn.TTN.options(bond=4)`, or any function that returns a generator.
-TopologyOptions = Callable[[tuple[int, ...]], Generator]
-
-#: What layers take if nothing is said.
-DEFAULT_TOPOLOGY: TopologyOptions = adntn.TTN.options(bond=4)
 
 
 class GeneratedLayer(nn.Module):
@@ -64,7 +57,7 @@ class GeneratedLayer(nn.Module):
         self.engine = None if engine == "torch" else engine
         self.differentiation = checked_differentiation(differentiation, self.engine)
         self.topology = topology
-        self.generator = _generator(topology, tuple(weight.shape))
+        self.generator = generator_of(topology, tuple(weight.shape))
         self._engine = None if self.engine is None else engine_of(self.generator, self.engine)
         self.std = 1.0 / math.sqrt(3 * self.generator.fan_in) if std is None else float(std)
         prepare(self.generator)
@@ -192,19 +185,6 @@ def parameters_of(dense: nn.Module) -> tuple[Tensor, nn.Parameter | None]:
     if not isinstance(weight, Tensor) or not (bias is None or isinstance(bias, nn.Parameter)):
         raise TypeError(f"a layer with a weight and a bias is needed, got {type(dense).__name__}")
     return weight, bias
-
-
-def _generator(topology: TopologyOptions, shape: tuple[int, ...]) -> Generator:
-    if not callable(topology):
-        raise TypeError(f"topology must be options such as adntn.TTN.options(bond=4), got {topology!r}")
-    generator = topology(shape)
-    if not isinstance(generator, Generator):
-        raise TypeError(
-            f"topology must return an adntn.Generator for the shape {shape}, got {type(generator).__name__}"
-        )
-    if generator.shape != shape:
-        raise ValueError(f"topology must generate the shape {shape}, but {topology} generates {generator.shape}")
-    return generator
 
 
 def _deviation(weight: Tensor) -> float:

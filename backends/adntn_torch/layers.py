@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adntn.backends import Differentiation
-from adntn_torch.generated import DEFAULT_TOPOLOGY, GeneratedLayer, TopologyOptions
+from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
+from adntn_torch.generated import GeneratedLayer
 
 Device = torch.device | str | int | None
 Sizes = int | tuple[int, ...]
