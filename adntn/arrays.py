@@ -21,6 +21,7 @@ Array = Any  # an array of any library: there is no common type to name
 #: Number types in which programs run; the 16-bit ones are computed in float32 and rounded at the end.
 DTYPES = ("float32", "float64", "complex64", "complex128", "float16", "bfloat16")
 SHORT_DTYPES = ("float16", "bfloat16")
+DOUBLE_DTYPES = ("float64", "complex128")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
-from adntn.arrays import Array, namespace
+from adntn.arrays import DOUBLE_DTYPES, Array, namespace
 from adntn.generator import Generator
 
 #: The group of entry points.
@@ -89,6 +89,10 @@ class Backend:
         if differentiation == "native" and self.native_vjp is not None:
             return self.native_vjp(generator, cores)
         return generator.vjp(cores)
+
+    def precision(self, dtype: str) -> AbstractContextManager[Any]:
+        """Return the context in which the backend has that number type."""
+        return self.double_precision() if dtype in DOUBLE_DTYPES else nullcontext()
 
 
 def checked_differentiation(differentiation: str | None, engine: str | None = None) -> Differentiation:
@@ -176,6 +180,25 @@ def backend(name: str) -> Backend:
     return Backend(name, device=NUMPY.device)
 
 
+def usable_backend(name: str) -> Backend:
+    """Return the backend of that name, which has a device here.
+
+    >>> usable_backend("numpy").name
+    'numpy'
+
+    Raises:
+        ImportError: as `backend`; or if the library does not work here, with its own reason.
+        TypeError: if the name is no string.
+    """
+    found = backend(name)
+    try:
+        if not found.devices():
+            raise RuntimeError("it has no device here")
+    except Exception as error:  # whatever a plug-in or its library does
+        raise ImportError(f"backend {name!r} cannot be used: {_in_words(error)}") from error
+    return found
+
+
 def backends() -> tuple[Status, ...]:
     """Return the status of NumPy and of every plug-in, by name; a broken one is reported and does no harm to others.
 
@@ -212,9 +235,7 @@ def _loaded(entry: EntryPoint) -> Backend:
 def _status(name: str) -> Status:
     installed = _is_installed(name)
     try:
-        devices = backend(name).devices()
-        if not devices:
-            raise RuntimeError("it has no device here")
+        devices = usable_backend(name).devices()
     except Exception as error:  # whatever a plug-in or its library does
         return Status(name, installed, usable=False, reason=_in_words(error))
     return Status(name, installed, usable=True, devices=devices, version=version_of(name))

@@ -44,7 +44,7 @@ def weight(
 
     Raises:
         KeyError, ValueError, TypeError: if cores are not the generator's, or an option is unknown.
-        ImportError: if the engine is not installed.
+        ImportError: if the engine is not installed, or does not work here.
     """
     if path_of(differentiation, engine) == "native":
         return engines.weight(generator, engine, dict(cores))
@@ -57,7 +57,7 @@ def path_of(differentiation: str | None, engine: str) -> Differentiation:
 
     Raises:
         ValueError: if there is none of that name, or the engine does not have it.
-        ImportError: if the engine is not installed.
+        ImportError: if the engine is not installed, or does not work here.
     """
     engines.check(engine)
     return checked_differentiation(differentiation, None if engine == engines.JAX else engine)

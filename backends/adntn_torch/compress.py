@@ -133,7 +133,7 @@ def compress(
         ValueError: if a name matches no layer, nothing is chosen, or a chosen layer cannot be replaced: another kind,
             the model itself, depthwise, tied to another, parametrized or hooked, already generated, NaN in its weight,
             or of a shape that its options do not accept. The model is then as it was.
-        ImportError: if the engine is not installed; the model is then as it was.
+        ImportError: if the engine is not installed or does not work here; the model is then as it was.
     """
     before = _count(model)
     choices = chosen(model, rules)

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-import adntn
 from adntn import Generator
 from adntn.arrays import SHORT_DTYPES, Array, check_dtype, dtype_name, place
-from adntn.backends import Backend
+from adntn.backends import Backend, usable_backend
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +70,8 @@ class Engine:
     @contextmanager
     def _computing(self, tensor: Tensor) -> Iterator[bool]:
         """The tensor's precision and device are the library's; gives whether memory is shared."""
-        double = dtype_name(tensor) in ("float64", "complex128")
         with (
-            self.backend.double_precision() if double else nullcontext(),
+            self.backend.precision(dtype_name(tensor)),
             torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext(),
         ):
             yield shares_memory(self.backend.name, tensor.device)
@@ -99,9 +97,9 @@ def engine(generator: Generator, name: str) -> Engine:
     """Return a library's engine for a generator: one for all equal generators, so that each is compiled once.
 
     Raises:
-        ImportError: if the library is not installed.
+        ImportError: if the library is not installed, or does not work here.
     """
-    return Engine(generator, adntn.backend(name))
+    return Engine(generator, usable_backend(name))
 
 
 @lru_cache(maxsize=256)

@@ -44,7 +44,7 @@ class Linear(GeneratedLayer):
 
     Raises:
         TypeError, ValueError, RuntimeError: from torch or the topology, for what they do not accept.
-        ImportError: if the engine is not installed.
+        ImportError: if the engine is not installed, or does not work here.
     """
 
     dense_kind = nn.Linear

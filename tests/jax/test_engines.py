@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 
 import jax
@@ -11,6 +14,8 @@ import pytest
 
 import adntn
 import adntn_jax
+from adntn.backends import Backend
+from adntn_jax import engines
 
 ENGINES = [
     pytest.param(engine, marks=pytest.mark.skipif(find_spec(engine) is None, reason=f"{engine} is not installed"))
@@ -80,6 +85,41 @@ def test_short_numbers_are_computed_in_float32_and_rounded_once(engine, dtype):
         assert core.dtype == dtype
         unit = float(jnp.finfo(dtype).eps) * float(jnp.linalg.norm(expected[name].astype("float32")))
         assert float(jnp.linalg.norm((core - expected[name]).astype("float32"))) <= 4 * unit
+
+
+@pytest.mark.usefixtures("x64")
+def test_an_engine_computes_in_the_double_precision_of_its_plugin(engine, monkeypatch):
+    generator, inside, calls = GENERATORS["MERA, padded"], [], []
+
+    @contextmanager
+    def double_precision() -> Iterator[None]:
+        inside.append(True)
+        yield
+        inside.pop()
+
+    def placed(*arguments):
+        calls.append(bool(inside))
+        return place(*arguments)
+
+    place = engines.place
+    monkeypatch.setattr(engines, "place", placed)
+    monkeypatch.setattr(engines, "_backend", lambda name: Backend(name, double_precision=double_precision))
+    for dtype in ("float32", "float64"):
+        calls.clear()
+        cores = generator.init(backend="jax", dtype=dtype)
+        jax.block_until_ready(jax.grad(lambda cores: adntn_jax.weight(generator, cores, engine=engine).sum())(cores))
+        assert set(calls) == {dtype == "float64"}
+
+
+def test_an_engine_that_does_not_work_is_refused_before_anything_is_traced(engine, monkeypatch):
+    def no_driver() -> tuple[str, ...]:
+        raise RuntimeError("no driver")
+
+    monkeypatch.setattr(import_module("adntn.backends"), "backend", lambda name: Backend(name, devices=no_driver))
+    engines._backend.cache_clear()
+    generator = GENERATORS["MERA, padded"]
+    with pytest.raises(ImportError, match=f"'{engine}' cannot be used: RuntimeError: no driver"):
+        adntn_jax.weight(generator, generator.init(backend="jax"), engine=engine)
 
 
 def test_training_steps_can_be_scanned(engine, assert_agree):

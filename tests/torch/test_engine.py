@@ -8,6 +8,7 @@ import io
 import pickle
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -223,7 +224,7 @@ def test_equal_generators_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> 
         compiled.append(function.__name__)
         return function
 
-    monkeypatch.setattr(adntn, "backend", lambda name: Backend(name, compile=compile))
+    monkeypatch.setattr(engines, "usable_backend", lambda name: Backend(name, compile=compile))
     engines.engine.cache_clear()
     try:
         model = nn.Sequential(*(adntn_torch.Linear(9, 9, topology=TTN, engine="numpy") for _ in range(3)))
@@ -318,6 +319,16 @@ def test_a_library_that_silently_rounds_is_refused() -> None:
 def test_an_engine_that_is_not_installed_is_named_with_its_extra(name: str) -> None:
     with pytest.raises(ImportError, match=rf"adntn\[{name}\]"):
         adntn_torch.Linear(8, 8, topology=TTN, engine=name)
+
+
+def test_an_engine_without_a_device_is_refused_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_driver() -> tuple[str, ...]:
+        raise RuntimeError("no driver")
+
+    monkeypatch.setattr(import_module("adntn.backends"), "NUMPY", Backend("numpy", devices=no_driver))
+    engines.engine.cache_clear()
+    with pytest.raises(ImportError, match="'numpy' cannot be used: RuntimeError: no driver"):
+        adntn_torch.Linear(8, 8, topology=TTN, engine="numpy")
 
 
 def test_a_model_is_left_as_it_was_if_an_engine_is_none() -> None:
