@@ -8,9 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from helpers import HOLOMORPHIC, compiled, generic_cores, in_library, reference_weight, relative_error, tolerance
-from matrix import ONLY_THAT_SHAPE, SHAPE, SHAPES, SHORT_EPSILON, TOPOLOGIES, fits
+from matrix import ONLY_THAT_SHAPE, SHAPE, SHAPES, TOPOLOGIES, fits
 
 import adntn
+from adntn.arrays import SHORT_DTYPES
+from adntn.verification.tolerance import EPSILON
 
 Topology = Callable[[str], adntn.Options]
 EVERY_SHAPE = [(name, shape) for name in TOPOLOGIES for shape in SHAPES if fits(name, shape)]
@@ -56,7 +58,7 @@ def test_complex_cores_generate_complex_weights(topology: Topology, activation: 
     assert relative_error(weight, reference_weight(generator, cores)) < tolerance("complex128")
 
 
-@pytest.mark.parametrize("dtype", SHORT_EPSILON)
+@pytest.mark.parametrize("dtype", SHORT_DTYPES)
 def test_short_numbers_are_rounded_once(library_and_topology: tuple[str, Topology], dtype: str) -> None:
     library, topology = library_and_topology
     generator = topology("tanh")(SHAPE)
@@ -68,7 +70,7 @@ def test_short_numbers_are_rounded_once(library_and_topology: tuple[str, Topolog
     cores = generator.init(0, backend=library, dtype=dtype)
     weight = compiled(library, generator.weight)(cores)
     assert weight.dtype == cores["scale"].dtype
-    assert relative_error(weight, reference_weight(generator, cores)) < SHORT_EPSILON[dtype]
+    assert relative_error(weight, reference_weight(generator, cores)) < EPSILON[dtype]
 
 
 @pytest.mark.parametrize("shape", [(4096, 25088), (512, 512, 3, 3), (1000, 4096), (30522, 384)])

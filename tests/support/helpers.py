@@ -13,6 +13,8 @@ import pytest
 from scipy import special
 
 import adntn
+from adntn.verification.compare import in_double
+from adntn.verification.tolerance import EPSILON
 
 Array = Any
 Cores = dict[str, Array]
@@ -41,19 +43,10 @@ def needs(library: str) -> None:
 
 
 def relative_error(found: Array, expected: Array) -> float:
-    """|found - expected| / |expected|, in double precision."""
-    found, expected = in_numpy(found), in_numpy(expected)
-    norm = float(np.linalg.norm(expected))
-    return float(np.linalg.norm(found - expected)) / (norm or 1.0)
-
-
-def in_numpy(array: Array) -> Array:
-    """An array of any library as a NumPy array in double precision."""
-    if hasattr(array, "detach"):
-        array = array.detach()
-        array = array if array.is_complex() else array.double()
-    array = np.from_dlpack(array) if type(array).__module__.startswith("array_api_strict") else np.asarray(array)
-    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+    """|found - expected| / |expected|, in double precision; of a zero nothing but itself is near."""
+    found, expected = in_double(found), in_double(expected)
+    error = float(np.linalg.norm(found - expected))
+    return error / (float(np.linalg.norm(expected)) or np.finfo("float64").tiny)
 
 
 def in_library(cores: Mapping[str, Array], library: str) -> Cores:
@@ -71,7 +64,7 @@ def tolerance(dtype: str) -> float:
 
     The programs of the matrix have up to a few hundred roundings on the way to each number.
     """
-    return 500 * float(np.finfo(dtype).eps)
+    return 500 * EPSILON[dtype]
 
 
 def random_array(shape: tuple[int, ...], seed: int = 0, dtype: str = "float64") -> Array:
@@ -100,7 +93,7 @@ def reference_weight(generator: adntn.Generator, cores: Mapping[str, Array]) -> 
 
 
 def _one_weight(network: adntn.Network, cores: Mapping[str, Array]) -> Array:
-    cores = {name: in_numpy(core) for name, core in cores.items()}
+    cores = {name: in_double(core) for name, core in cores.items()}
     state: Array = np.ones(())
     legs: tuple[adntn.Leg, ...] = ()
     for level in network.levels:

@@ -63,7 +63,19 @@ COMPILED = ("TTN, interleaved", "MERA, periodic, mixing", "Brickwall, shared, ba
 ON_LIBRARIES = [
     (library, topology) for library in LIBRARIES for topology in TOPOLOGIES if library != "jax" or topology in COMPILED
 ]
-SHORT_EPSILON = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
+
+#: How the layers of torch and JAX generate weights of any shape; each activation stands on some state.
+LAYER_TOPOLOGIES: dict[str, adntn.Options] = {
+    "TTN": adntn.TTN.options(bond=2),
+    "TTN, activation on the weight": adntn.TTN.options(bond=2, last_activation="tanh"),
+    "TTN, shared, gelu": adntn.TTN.options(bond=3, leg=1, share="level", activation="gelu", layout="interleaved"),
+    "AugmentedTTN": adntn.AugmentedTTN.options(bond=2, mixing_activation="silu"),
+    "MERA": adntn.MERA.options(bond=2, mixing_activation="tanh"),
+    "Brickwall": adntn.Brickwall.options(depth=2, activation="sin"),
+    "TensorTrain": adntn.TensorTrain.options(bond=3),
+    "LowRank": adntn.LowRank.options(rank=3),
+    "Tucker": adntn.Tucker.options(rank=2),
+}
 
 
 def fits(topology: str, shape: tuple[int, ...]) -> bool:

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import relative_error, tolerance
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
 import adntn
 import adntn_torch
+from adntn.arrays import dtype_name
 from adntn.backends import Backend
 from adntn_torch import engine as engines
 
@@ -49,15 +51,9 @@ def _copies_are_announced_elsewhere(request: pytest.FixtureRequest) -> None:
             engines.shares_memory("cupy", torch.device("cpu"))
 
 
-def norm(tensor: Tensor) -> float:
-    return float(
-        torch.linalg.vector_norm(tensor.detach().to(torch.complex128 if tensor.is_complex() else torch.float64))
-    )
-
-
-def assert_near(found: Tensor, expected: Tensor, roundings: float = 500, what: str = "") -> None:
+def assert_near(found: Tensor, expected: Tensor, what: str = "") -> None:
     assert found.dtype == expected.dtype
-    assert norm(found - expected) <= roundings * torch.finfo(found.dtype).eps * norm(expected), what
+    assert relative_error(found, expected) <= tolerance(dtype_name(found)), what
 
 
 def pair(topology: Any, dtype: torch.dtype, engine: str) -> tuple[adntn_torch.Linear, adntn_torch.Linear]:
@@ -155,7 +151,7 @@ def test_a_model_trains_to_the_same_losses(engine: str, dtype: torch.dtype) -> N
             losses[name].append(loss.item())
     assert losses[None][-1] < 0.6 * losses[None][0]
     # roundings of each step are carried on by the next
-    np.testing.assert_allclose(losses[engine], losses[None], rtol=30 * 500 * torch.finfo(dtype).eps)
+    np.testing.assert_allclose(losses[engine], losses[None], rtol=30 * tolerance(str(dtype).removeprefix("torch.")))
 
 
 def pickled(model: nn.Module) -> nn.Module:
