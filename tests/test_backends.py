@@ -143,6 +143,11 @@ def test_a_library_without_a_plugin_is_a_plain_backend() -> None:
     assert (backend.name, backend.native_vjp) == ("array_api_strict", None)
 
 
+def test_no_plugin_of_ours_is_broken() -> None:
+    """Tests skip where a backend cannot be used; they must not where the reason is a mistake in its plug-in."""
+    assert not [status for status in adntn.backends() if "is broken" in status.reason]
+
+
 def test_paths_of_differentiation_have_one_name_each_everywhere() -> None:
     offered = {path for one in adntn.backends() if one.usable for path in adntn.backend(one.name).differentiations}
     assert offered <= set(DIFFERENTIATIONS)

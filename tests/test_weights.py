@@ -62,6 +62,8 @@ def test_complex_cores_generate_complex_weights(topology: Topology, activation: 
 def test_short_numbers_are_rounded_once(library_and_topology: tuple[str, Topology], dtype: str) -> None:
     library, topology = library_and_topology
     generator = topology("tanh")(SHAPE)
+    if (library, dtype) == ("cupy", "bfloat16"):
+        pytest.skip("some versions of CuPy have bfloat16, some have not")
     taught = "ml_dtypes" in sys.modules  # which gives NumPy bfloat16; JAX imports it
     if library == "array_api_strict" or (library == "numpy" and dtype == "bfloat16" and not taught):
         with pytest.raises(ValueError, match=f"dtype '{dtype}' is unknown to {library}"):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import autoray
 import numpy as np
 import pytest
+from helpers import needs
 
 from adntn.verification.compare import in_double
 
@@ -30,12 +32,8 @@ class Library:
 @pytest.fixture
 def cupy() -> Any:
     """The module, on a machine with a GPU; elsewhere the test skips."""
-    module = pytest.importorskip("cupy", reason="CuPy is not installed")
-    try:
-        module.cuda.runtime.getDeviceCount()
-    except module.cuda.runtime.CUDARuntimeError as error:
-        pytest.skip(f"CuPy has no GPU: {error}")
-    return module
+    needs("cupy")
+    return import_module("cupy")
 
 
 @pytest.fixture(params=["numpy", "cupy"])

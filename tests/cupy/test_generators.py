@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import pytest
+from matrix import SHAPE
 
 import adntn
 
-SHAPE = (30, 23)
-
 
 def test_every_device_has_a_name_that_leads_to_it(cupy: Any) -> None:
-    adntn_cupy = pytest.importorskip("adntn_cupy")
+    adntn_cupy = import_module("adntn_cupy")
     generator = adntn.TTN(SHAPE)
     names = adntn_cupy.BACKEND.devices()
     assert names[0] == "cuda:0"
@@ -35,8 +35,8 @@ def test_a_device_that_is_no_context_of_cupys_is_refused(cupy: Any) -> None:
 
 
 def test_nothing_waits_for_the_device_in_a_step(topology: Any, cupy: Any) -> None:
-    cupyx = pytest.importorskip("cupyx")
-    generator, adam = topology(SHAPE), adntn.Adam()
+    cupyx = import_module("cupyx")
+    generator, adam = topology("tanh")(SHAPE), adntn.Adam()
     cores = generator.init(backend="cupy")
     target = cupy.ones(generator.shape, dtype="float32")
     state = adam.init(cores)

@@ -5,29 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import needs
 
 import adntn
 import adntn_jax
 from adntn.backends import Backend
 from adntn_jax import engines
 
-ENGINES = [
-    pytest.param(engine, marks=pytest.mark.skipif(find_spec(engine) is None, reason=f"{engine} is not installed"))
-    for engine in ("numpy", "torch", "array_api_strict")
-]
+ENGINES = ("numpy", "torch", "cupy", "array_api_strict")
 GENERATORS = {
     "MERA, padded": adntn.MERA((6, 11), bond=2, mixing_activation="tanh"),
     "TTN, residuals as large as the weight": adntn.TTN((6, 5), bond=2, last_activation="gelu"),
     "Tucker, batched": adntn.Tucker((4, 6), rank=2, batch=3),
 }
 
-pytestmark = pytest.mark.parametrize("engine", ENGINES)
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each array library that can be used here."""
+    name: str = request.param
+    needs(name)
+    return name
 
 
 @pytest.fixture(params=GENERATORS.values(), ids=GENERATORS.keys())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import autoray
@@ -36,10 +37,18 @@ KINKED = ("relu", "leaky_relu", "elu")
 HOLOMORPHIC = ("identity", "tanh", "sigmoid", "silu", "sin")
 
 
-def needs(library: str) -> None:
-    """Skip the test where a library is not installed."""
-    if importlib.util.find_spec(library) is None:
-        pytest.skip(f"{library} is not installed")
+def needs(backend: str) -> None:
+    """Skip the test where a backend cannot be used, with the reason: installed may still be without a device."""
+    if reason := _lack(backend):
+        pytest.skip(reason)
+
+
+@cache
+def _lack(backend: str) -> str:
+    status = {one.name: one.reason for one in adntn.backends()}
+    if backend not in status and importlib.util.find_spec(backend) is None:  # a library without a plug-in
+        return f"{backend} is not installed"
+    return status.get(backend, "")
 
 
 def relative_error(found: Array, expected: Array) -> float:
@@ -88,7 +97,7 @@ def reference_weight(generator: adntn.Generator, cores: Mapping[str, Array]) -> 
     network = generator.network
     if network.batch is None:
         return _one_weight(network, cores)
-    each = [{name: core[one] for name, core in cores.items()} for one in range(network.batch)]
+    each = [{name: in_double(core)[one] for name, core in cores.items()} for one in range(network.batch)]
     return np.stack([_one_weight(network, one) for one in each])
 
 

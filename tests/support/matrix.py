@@ -57,7 +57,7 @@ ONLY_THAT_SHAPE = ("TTN, bonds per level", "TTN, factors", "AugmentedTTN, two bo
 SHAPE = (16, 12)
 SHAPES = [(8, 8), (12, 10), (5, 7, 3), (30,), (11, 13), (1, 6), (2, 3, 1, 2, 2, 3), (64, 27)]
 #: Array libraries, as autoray names them; "numpy" is always there.
-LIBRARIES = ("numpy", "torch", "jax", "array_api_strict")
+LIBRARIES = ("numpy", "torch", "jax", "cupy", "array_api_strict")
 #: Of the topologies, those that JAX runs too: it compiles every step anew, which takes seconds for each network.
 COMPILED = ("TTN, interleaved", "MERA, periodic, mixing", "Brickwall, shared, batch", "LowRank", "Custom")
 ON_LIBRARIES = [

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import relative_error, tolerance
+from helpers import needs, relative_error, tolerance
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
@@ -34,12 +34,7 @@ TTN = adntn.TTN.options(bond=2)
 def engine(request: pytest.FixtureRequest) -> str:
     """Each engine that works here and shares the CPU's memory, or is told to be silent about copies."""
     name = str(request.param)
-    if name != "numpy":
-        pytest.importorskip(name)
-    try:
-        adntn.backend(name).devices()
-    except Exception as error:  # each library raises its own
-        pytest.skip(f"{name} does not work here: {error}")
+    needs(name)
     return name
 
 
