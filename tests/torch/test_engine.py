@@ -288,6 +288,39 @@ def test_copies_through_the_host_give_the_same_and_are_announced_once(monkeypatc
         assert_near(engine_gradients[name], gradient, what=name)
 
 
+def test_what_comes_back_through_the_host_may_be_written_to(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX's arrays are read-only on the host, of which torch warns."""
+    monkeypatch.setattr(engines, "shares_memory", lambda name, device: False)
+    own, engined = pair(TTN, torch.float32, engine)
+    x = torch.randn(5, 30, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (expected, gradients), (found, engine_gradients) = (differentiated(layer, x) for layer in (own, engined))
+        engined.weight.detach().zero_()
+    assert_near(found, expected)
+    for name, gradient in gradients.items():
+        assert_near(engine_gradients[name], gradient, what=name)
+
+
+def test_tensors_that_are_not_aligned_are_copied_and_announced_once(engine: str) -> None:
+    own, engined = pair(TTN, torch.float32, engine)
+    for core in engined.parameters():
+        flat = torch.empty(core.numel() + 1)
+        core.data = flat[1:].view(core.shape).copy_(core.data)
+    engines.announce_unaligned.cache_clear()
+    x = torch.randn(5, 30, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            (expected, gradients), (found, engine_gradients) = (differentiated(layer, x) for layer in (own, engined))
+    messages = [str(one.message) for one in caught if "share memory" in str(one.message)]
+    assert len(messages) == (engine == "jax")
+    assert all("'jax'" in message and "multiple of 64 bytes" in message for message in messages)
+    assert_near(found, expected)
+    for name, gradient in gradients.items():
+        assert_near(engine_gradients[name], gradient, what=name)
+
+
 def test_double_precision_does_not_need_jaxs_switch() -> None:
     jax = pytest.importorskip("jax")
     assert not jax.config.jax_enable_x64
