@@ -14,13 +14,17 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal, get_args
 
 from adntn.arrays import DOUBLE_DTYPES, Array, namespace
 from adntn.generator import Generator
 
 #: The group of entry points.
 GROUP = "adntn.backends"
+
+#: The two paths of differentiation: the framework's own and the library's adjoint.
+Differentiation = Literal["native", "adjoint"]
+DIFFERENTIATIONS: tuple[str, ...] = get_args(Differentiation)
 
 #: From a generator and its cores to the weight and its pullback, as `Generator.vjp` returns them.
 VectorJacobianProduct = Callable[[Generator, Mapping[str, Array]], tuple[Array, Callable[[Array], dict[str, Array]]]]
@@ -106,6 +110,37 @@ class Backend:
 
         return weight, checked
 
+    def precision(self, dtype: str) -> AbstractContextManager[Any]:
+        """Return the context in which the backend has that number type."""
+        return self.double_precision() if dtype in DOUBLE_DTYPES else nullcontext()
+
+
+def checked_differentiation(differentiation: str | None, engine: str | None = None) -> Differentiation:
+    """Return the path that a name means in a framework; None is "native", or "adjoint" with an engine.
+
+    >>> checked_differentiation(None), checked_differentiation(None, engine="numpy")
+    ('native', 'adjoint')
+
+    Args:
+        differentiation: the name of a path, or None.
+        engine: the array library that computes in the framework's place; None if the framework itself does.
+
+    Raises:
+        ValueError: if there is no path of that name, or the engine leaves no choice of it.
+    """
+    if differentiation is None:
+        return "native" if engine is None else "adjoint"
+    if differentiation == "adjoint":
+        return "adjoint"
+    if differentiation != "native":
+        raise ValueError(f"differentiation must be one of {', '.join(DIFFERENTIATIONS)}, got {differentiation!r}")
+    if engine is not None:
+        raise ValueError(
+            f'differentiation must be "adjoint" with the engine {engine!r}, got "native": no framework differentiates'
+            " what another library computes"
+        )
+    return "native"
+
 
 @dataclass(frozen=True)
 class Status:
@@ -165,6 +200,25 @@ def backend(name: str) -> Backend:
     return Backend(name, device=NUMPY.device)
 
 
+def usable_backend(name: str) -> Backend:
+    """Return the backend of that name, which has a device here.
+
+    >>> usable_backend("numpy").name
+    'numpy'
+
+    Raises:
+        ImportError: as `backend`; or if the library does not work here, with its own reason.
+        TypeError: if the name is no string.
+    """
+    found = backend(name)
+    try:
+        if not found.devices():
+            raise RuntimeError("it has no device here")
+    except Exception as error:  # whatever a plug-in or its library does
+        raise ImportError(f"backend {name!r} cannot be used: {_in_words(error)}") from error
+    return found
+
+
 def backends() -> tuple[Status, ...]:
     """Return the status of NumPy and of every plug-in, by name; a broken one is reported and does no harm to others.
 
@@ -201,9 +255,7 @@ def _loaded(entry: EntryPoint) -> Backend:
 def _status(name: str) -> Status:
     installed = _is_installed(name)
     try:
-        devices = backend(name).devices()
-        if not devices:
-            raise RuntimeError("it has no device here")
+        devices = usable_backend(name).devices()
     except Exception as error:  # whatever a plug-in or its library does
         return Status(name, installed, usable=False, reason=_in_words(error))
     return Status(name, installed, usable=True, devices=devices, version=version_of(name))

@@ -28,27 +28,22 @@ def activation(request: pytest.FixtureRequest) -> str:
 
 @contextmanager
 def prepared(library: str) -> Iterator[None]:
-    """The library, if it is installed, in double precision where that is an option."""
+    """The library, if it can be used here, in double precision where that is an option."""
     needs(library)
-    if library == "jax":
-        import jax  # noqa: PLC0415
-
-        with jax.enable_x64(True):
-            yield
-    else:
+    with adntn.backend(library).double_precision():
         yield
 
 
 @pytest.fixture(params=LIBRARIES)
 def library(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each array library that is installed."""
+    """Each array library that can be used here."""
     with prepared(request.param):
         yield request.param
 
 
 @pytest.fixture(params=ON_LIBRARIES, ids=" ".join)
 def library_and_topology(request: pytest.FixtureRequest) -> Iterator[tuple[str, Callable[[str], adntn.Options]]]:
-    """Each array library that is installed with each topology."""
+    """Each array library that can be used here with each topology."""
     library, topology = request.param
     with prepared(library):
         yield library, TOPOLOGIES[topology]

@@ -14,8 +14,8 @@ from helpers import (
     compiled,
     directional_derivative,
     generic_cores,
+    in_double,
     in_library,
-    in_numpy,
     needs,
     random_array,
     reference_weight,
@@ -134,7 +134,7 @@ def jax_gradients(generator: adntn.Generator, cores: Cores, weight_bar: Any) -> 
         own = in_library(cores, "jax")
         _, pullback = jax.jit(lambda at: jax.vjp(generator.weight, at))(own)
         (found,) = pullback(jax.numpy.conj(weight_bar))
-        return {name: np.conj(in_numpy(gradient)) for name, gradient in found.items()}
+        return {name: np.conj(in_double(gradient)) for name, gradient in found.items()}
 
 
 AUTOMATIC = {"torch": torch_gradients, "jax": jax_gradients}
@@ -222,7 +222,7 @@ def test_the_derivative_at_a_kink_is_that_of_the_left_side(name: str, library: s
     _, pullback = generator.vjp(zeros)
     ones = in_library({"ones": np.ones((2, 2))}, library)["ones"]
     left = {"relu": 0.0, "leaky_relu": 0.01, "elu": 1.0}[name]
-    np.testing.assert_allclose(in_numpy(pullback(ones)["left"]), np.full((2, 1), 2 * left))
+    np.testing.assert_allclose(in_double(pullback(ones)["left"]), np.full((2, 1), 2 * left))
 
 
 def test_a_users_own_activation_is_differentiated() -> None:

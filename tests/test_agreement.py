@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import pytest
+from helpers import needs
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +19,7 @@ from adntn.verification.tolerance import depth, tolerance
 
 HOLOMORPHIC = [name for name, activation in adntn.ACTIVATIONS.items() if activation.holomorphic]
 #: Libraries, and how many random generators each is tried with: JAX compiles every shape anew.
-EXAMPLES = {"numpy": 40, "array_api_strict": 40, "torch": 40, "jax": 3}
+EXAMPLES = {"numpy": 40, "array_api_strict": 40, "torch": 40, "cupy": 40, "jax": 3}
 
 bonds, layouts = st.integers(1, 3), st.sampled_from(["split", "interleaved"])
 shapes = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
@@ -62,8 +61,7 @@ def check(library: str, generator: adntn.Generator, dtype: str) -> None:
 @pytest.mark.parametrize("library", EXAMPLES)
 @pytest.mark.parametrize("kind", ["real", "complex"])
 def test_every_library_agrees_with_the_reference(library: str, kind: str) -> None:
-    if find_spec(library) is None:
-        pytest.skip(f"{library} is not installed")
+    needs(library)
     names = HOLOMORPHIC if kind == "complex" else list(adntn.ACTIVATIONS)
     dtypes = ["complex64", "complex128"] if kind == "complex" else ["float32", "float64"]
 

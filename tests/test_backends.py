@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import entry_points, metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 import adntn
 from adntn.arrays import EXTRAS
-from adntn.backends import GROUP
+from adntn.backends import DIFFERENTIATIONS, GROUP
 
 #: An array library with arrays of its own, which NumPy's functions do not return by themselves.
 LIBRARY = """
@@ -142,6 +143,19 @@ def test_a_library_without_a_plugin_is_a_plain_backend() -> None:
     pytest.importorskip("array_api_strict")
     backend = adntn.backend("array_api_strict")
     assert (backend.name, backend.native_vjp) == ("array_api_strict", None)
+
+
+def test_no_plugin_of_ours_is_broken() -> None:
+    """Tests skip where a backend cannot be used; they must not where the reason is a mistake in its plug-in."""
+    assert not [status for status in adntn.backends() if "is broken" in status.reason]
+
+
+def test_paths_of_differentiation_have_one_name_each_everywhere() -> None:
+    offered = {path for one in adntn.backends() if one.usable for path in adntn.backend(one.name).differentiations}
+    assert offered <= set(DIFFERENTIATIONS)
+    for binding in ("adntn_torch", "adntn_jax"):
+        if find_spec(binding.removeprefix("adntn_")) is not None:
+            assert import_module(binding).DIFFERENTIATIONS == DIFFERENTIATIONS
 
 
 UNUSABLE = {

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import relative_error
 
 import adntn
 
@@ -27,10 +28,6 @@ def random_weight(shape: tuple[int, ...], dtype: str = "float64", seed: int = 0)
     random = np.random.default_rng(seed)
     weight = random.standard_normal(shape)
     return (weight + 1j * random.standard_normal(shape) if dtype.startswith("complex") else weight).astype(dtype)
-
-
-def relative_error(one: Any, other: Any) -> float:
-    return float(np.linalg.norm(one - other) / np.linalg.norm(other))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import in_numpy, relative_error, tolerance
+from helpers import in_double, relative_error, tolerance
 from matrix import SHAPE
 
 import adntn
@@ -63,7 +63,7 @@ def test_one_seed_gives_one_start_on_every_library(topology: Topology, library: 
     found = generator.init(5, backend=library)
     assert list(found) == list(expected) == list(generator.core_shapes)
     for name, core in found.items():
-        assert np.array_equal(in_numpy(core), in_numpy(expected[name]))
+        assert np.array_equal(in_double(core), in_double(expected[name]))
     assert any(not np.array_equal(core, expected[name]) for name, core in generator.init(6).items())
 
 
@@ -88,7 +88,7 @@ def test_a_linear_tree_is_drawn_isometric(library: str) -> None:
     for name, core in generator.network.core.items():
         if name == "top":
             continue
-        matrix = in_numpy(cores[name]).reshape(core.shape[0], -1)
+        matrix = in_double(cores[name]).reshape(core.shape[0], -1)
         gram = matrix @ matrix.T
         np.testing.assert_allclose(gram / gram[0, 0], np.eye(len(gram)), atol=1e-12)
 

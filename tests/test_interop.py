@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import relative_error
 
 import adntn
 from adntn import interop
@@ -73,10 +74,6 @@ def integer_cores(generator: adntn.Generator) -> dict[str, Any]:
     """Small integers as float64: sums and products of these are exact, in whatever order."""
     random = np.random.default_rng(0)
     return {name: np.asarray(random.choice([-1.0, 1.0, 2.0], shape)) for name, shape in generator.core_shapes.items()}
-
-
-def relative_error(one: Any, other: Any) -> float:
-    return float(np.linalg.norm(np.asarray(one) - np.asarray(other)) / np.linalg.norm(np.asarray(other)))
 
 
 def quimb_state(block: ExportedBlock, state: Any = None) -> Any:

@@ -8,9 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from helpers import HOLOMORPHIC, compiled, generic_cores, in_library, reference_weight, relative_error, tolerance
-from matrix import ONLY_THAT_SHAPE, SHAPE, SHAPES, SHORT_EPSILON, TOPOLOGIES, fits
+from matrix import ONLY_THAT_SHAPE, SHAPE, SHAPES, TOPOLOGIES, fits
 
 import adntn
+from adntn.arrays import SHORT_DTYPES
+from adntn.verification.tolerance import EPSILON
 
 Topology = Callable[[str], adntn.Options]
 EVERY_SHAPE = [(name, shape) for name in TOPOLOGIES for shape in SHAPES if fits(name, shape)]
@@ -56,10 +58,12 @@ def test_complex_cores_generate_complex_weights(topology: Topology, activation: 
     assert relative_error(weight, reference_weight(generator, cores)) < tolerance("complex128")
 
 
-@pytest.mark.parametrize("dtype", SHORT_EPSILON)
+@pytest.mark.parametrize("dtype", SHORT_DTYPES)
 def test_short_numbers_are_rounded_once(library_and_topology: tuple[str, Topology], dtype: str) -> None:
     library, topology = library_and_topology
     generator = topology("tanh")(SHAPE)
+    if (library, dtype) == ("cupy", "bfloat16"):
+        pytest.skip("some versions of CuPy have bfloat16, some have not")
     taught = "ml_dtypes" in sys.modules  # which gives NumPy bfloat16; JAX imports it
     if library == "array_api_strict" or (library == "numpy" and dtype == "bfloat16" and not taught):
         with pytest.raises(ValueError, match=f"dtype '{dtype}' is unknown to {library}"):
@@ -68,7 +72,7 @@ def test_short_numbers_are_rounded_once(library_and_topology: tuple[str, Topolog
     cores = generator.init(0, backend=library, dtype=dtype)
     weight = compiled(library, generator.weight)(cores)
     assert weight.dtype == cores["scale"].dtype
-    assert relative_error(weight, reference_weight(generator, cores)) < SHORT_EPSILON[dtype]
+    assert relative_error(weight, reference_weight(generator, cores)) < EPSILON[dtype]
 
 
 @pytest.mark.parametrize("shape", [(4096, 25088), (512, 512, 3, 3), (1000, 4096), (30522, 384)])

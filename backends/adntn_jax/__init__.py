@@ -10,7 +10,8 @@
 Layers are in `adntn_jax.equinox` and `adntn_jax.nnx`, to be imported by name: each needs its own library.
 """
 
-from adntn_jax.differentiate import DIFFERENTIATIONS, Differentiation, weight
-from adntn_jax.generated import DEFAULT_TOPOLOGY, TopologyOptions
+from adntn.backends import DIFFERENTIATIONS, Differentiation
+from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
+from adntn_jax.differentiate import weight
 
 __all__ = ["DEFAULT_TOPOLOGY", "DIFFERENTIATIONS", "Differentiation", "TopologyOptions", "weight"]

@@ -1,25 +1,16 @@
-"""The generated weight in JAX, and who differentiates it: JAX itself or the library's adjoint.
-
-The names are "autodiff", as JAX's documentation calls its own way (torch calls its own "autograd"), and "adjoint", the
-same on every library.
-"""
+"""The generated weight in JAX, and who differentiates it: JAX itself ("native") or the library's adjoint."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
 from adntn import Generator
+from adntn.backends import Differentiation, checked_differentiation
 from adntn_jax import engines
-
-Differentiation = Literal["autodiff", "adjoint"]
-
-#: The names of the two paths.
-DIFFERENTIATIONS: tuple[str, ...] = get_args(Differentiation)
 
 Cores = dict[str, jax.Array]
 
@@ -46,39 +37,30 @@ def weight(
     Args:
         generator: closed over, or a static argument of jit.
         cores: JAX arrays by name.
-        differentiation: "autodiff", JAX's own, in every mode and order; "adjoint", the library's, in reverse mode. None
-            takes "autodiff" where the engine is JAX and "adjoint" elsewhere.
+        differentiation: "native", JAX's own, in every mode and order; "adjoint", the library's, in reverse mode. None
+            takes "native" where the engine is JAX and "adjoint" elsewhere.
         engine: who computes. "jax", or another array library ("numpy", "torch" ...): it is called from the compiled
             program, with copies of the arrays both ways, once for each example under vmap; first derivatives only.
 
     Raises:
         KeyError, ValueError, TypeError: if cores are not the generator's, or an option is unknown.
-        ImportError: if the engine is not installed.
+        ImportError: if the engine is not installed, or does not work here.
     """
-    path = checked_differentiation(differentiation, engine)
-    if path == "autodiff":
+    if path_of(differentiation, engine) == "native":
         return engines.weight(generator, engine, dict(cores))
     generator.check(cores)  # here, because an error inside a callback is hard to read
     return _with_adjoint(generator, engine, dict(cores))
 
 
-def checked_differentiation(differentiation: str | None, engine: str) -> Differentiation:
+def path_of(differentiation: str | None, engine: str) -> Differentiation:
     """Return the path that two options mean.
 
     Raises:
         ValueError: if there is none of that name, or the engine does not have it.
-        ImportError: if the engine is not installed.
+        ImportError: if the engine is not installed, or does not work here.
     """
     engines.check(engine)
-    if differentiation is None:
-        return "autodiff" if engine == engines.JAX else "adjoint"
-    if differentiation == "adjoint":
-        return "adjoint"
-    if differentiation != "autodiff":
-        raise ValueError(f"differentiation must be one of {', '.join(DIFFERENTIATIONS)}, got {differentiation!r}")
-    if engine != engines.JAX:
-        raise ValueError(f'differentiation must be "adjoint" with the engine {engine!r}: JAX cannot see into it')
-    return "autodiff"
+    return checked_differentiation(differentiation, None if engine == engines.JAX else engine)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))

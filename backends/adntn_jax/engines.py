@@ -5,6 +5,7 @@ Each function here is one of `Generator`'s, given the name of the engine.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import autoray
@@ -13,6 +14,7 @@ import numpy
 
 from adntn import Generator
 from adntn.arrays import SHORT_DTYPES, dtype_name, place
+from adntn.backends import Backend, usable_backend
 from adntn.network import SCALE
 from adntn_jax.host import call_on_host
 
@@ -27,12 +29,12 @@ def check(engine: str) -> None:
 
     Raises:
         ValueError: if the name is none.
-        ImportError: if it is not installed.
+        ImportError: if it is not installed, or does not work here.
     """
     if not isinstance(engine, str) or not engine:
         raise ValueError(f'engine must be the name of an array library such as "jax" or "numpy", got {engine!r}')
     if engine != JAX:
-        place(numpy.zeros(()), engine, "float32")
+        _backend(engine)
 
 
 def weight(generator: Generator, engine: str, cores: Cores) -> jax.Array:
@@ -43,8 +45,11 @@ def weight(generator: Generator, engine: str, cores: Cores) -> jax.Array:
         return made
     dtype, wide = _wide(cores)
 
+    backend = _backend(engine)
+
     def on_host(cores: Cores) -> Any:
-        return _taken_back(generator.weight(_handed_over(cores, engine)))
+        with backend.precision(wide[SCALE].dtype.name):
+            return _taken_back(generator.weight(_handed_over(cores, engine)))
 
     made = call_on_host(on_host, jax.eval_shape(generator.weight, wide), wide)
     return made.astype(dtype)
@@ -56,8 +61,11 @@ def forward(generator: Generator, engine: str, cores: Cores) -> tuple[jax.Array,
         return generator.forward(cores)
     dtype, wide = _wide(cores)
 
+    backend = _backend(engine)
+
     def on_host(cores: Cores) -> Any:
-        return _taken_back(generator.forward(_handed_over(cores, engine)))
+        with backend.precision(wide[SCALE].dtype.name):
+            return _taken_back(generator.forward(_handed_over(cores, engine)))
 
     weight, residuals = call_on_host(on_host, jax.eval_shape(generator.forward, wide), wide)
     return weight.astype(dtype), residuals
@@ -69,11 +77,19 @@ def pullback(generator: Generator, engine: str, residuals: Residuals, cores: Cor
         return generator.pullback(residuals, cores, weight_bar)
     dtype, wide = _wide(cores)
 
+    backend = _backend(engine)
+
     def on_host(residuals: Residuals, cores: Cores, weight_bar: jax.Array) -> Any:
-        return _taken_back(generator.pullback(*_handed_over((residuals, cores, weight_bar), engine)))
+        with backend.precision(wide[SCALE].dtype.name):
+            return _taken_back(generator.pullback(*_handed_over((residuals, cores, weight_bar), engine)))
 
     made = call_on_host(on_host, jax.eval_shape(dict, wide), residuals, wide, weight_bar.astype(wide[SCALE].dtype))
     return {name: gradient.astype(dtype) for name, gradient in made.items()}
+
+
+@cache
+def _backend(engine: str) -> Backend:
+    return usable_backend(engine)
 
 
 def _wide(cores: Cores) -> tuple[Any, Cores]:

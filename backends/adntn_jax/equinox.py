@@ -15,9 +15,11 @@ import equinox as eqx
 import jax
 
 from adntn import Generator
-from adntn_jax.differentiate import Differentiation, checked_differentiation, weight
+from adntn.backends import Differentiation
+from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator_of
+from adntn_jax.differentiate import path_of, weight
 from adntn_jax.engines import JAX
-from adntn_jax.generated import DEFAULT_TOPOLOGY, TopologyOptions, checked_dtype, drawn_cores, generator_of
+from adntn_jax.generated import checked_dtype, drawn_cores
 
 __all__ = ["Conv1d", "Conv2d", "Conv3d", "GeneratedLayer", "Linear"]
 
@@ -34,7 +36,7 @@ class GeneratedLayer(eqx.Module):
         bias: as in `equinox.nn`, an array or None.
         topology: the options that the generator was built from.
         generator: makes the weight, of shape `generator.shape`.
-        differentiation: "autodiff" or "adjoint".
+        differentiation: "native" or "adjoint".
         engine: the array library that generates the weight.
     """
 
@@ -66,7 +68,7 @@ class GeneratedLayer(eqx.Module):
         for name in self.dense_arguments:
             setattr(self, name, getattr(dense, name))
         self.topology, self.generator = topology, generator_of(topology, dense.weight.shape)
-        self.differentiation = checked_differentiation(differentiation, engine)
+        self.differentiation = path_of(differentiation, engine)
         self.engine = engine
         start = 1.0 / math.sqrt(3 * self.generator.fan_in) if std is None else std
         self.cores = drawn_cores(self.generator, jax.random.split(key)[0], number, start)
@@ -119,7 +121,7 @@ class Linear(GeneratedLayer):
     Args:
         in_features, out_features, use_bias, dtype, key: as in `equinox.nn.Linear`.
         topology: how the weight is generated, such as `adntn.TTN.options(bond=4)`.
-        differentiation: "autodiff", JAX's own, or "adjoint", the library's; see `adntn_jax.weight`.
+        differentiation: "native", JAX's own, or "adjoint", the library's; see `adntn_jax.weight`.
         engine: the array library that generates the weight; see `adntn_jax.weight`.
         std: the start's standard deviation; None takes that of `equinox.nn`, 1 / sqrt(3 fan in).
 

@@ -1,42 +1,16 @@
-"""What layers of every JAX library share: the generator that options mean, number types, cores drawn from a key."""
+"""What layers of every JAX library share: number types, cores drawn from a key."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy
 
-import adntn
 from adntn import Generator
 from adntn.arrays import place
 from adntn_jax.host import call_on_host
-
-#: From a weight's shape to its generator: `adntn.TTN.options(bond=4)`, or any function that returns a generator.
-TopologyOptions = Callable[[tuple[int, ...]], Generator]
-
-#: What layers take if nothing is said.
-DEFAULT_TOPOLOGY: TopologyOptions = adntn.TTN.options(bond=4)
-
-
-def generator_of(topology: TopologyOptions, shape: tuple[int, ...]) -> Generator:
-    """Return the generator of a layer's weight.
-
-    Raises:
-        TypeError, ValueError: if the options are none, or make something else.
-    """
-    if not callable(topology):
-        raise TypeError(f"topology must be options such as adntn.TTN.options(bond=4), got {topology!r}")
-    generator = topology(shape)
-    if not isinstance(generator, Generator):
-        raise TypeError(
-            f"topology must return an adntn.Generator for the shape {shape}, got {type(generator).__name__}"
-        )
-    if generator.shape != shape:
-        raise ValueError(f"topology must generate the shape {shape}, but {topology} generates {generator.shape}")
-    return generator
 
 
 def checked_dtype(dtype: Any) -> str:

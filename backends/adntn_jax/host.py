@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy
 
-WIDE = ("float64", "complex128")
+from adntn.arrays import DOUBLE_DTYPES
 
 
 def call_on_host(function: Callable[..., Any], like: Any, *arguments: Any) -> Any:
@@ -39,7 +39,7 @@ def call_on_host(function: Callable[..., Any], like: Any, *arguments: Any) -> An
 
 def _sent(array: jax.Array) -> jax.Array:
     """Return an array to hand to the host: a 64-bit one as words along a last axis."""
-    if array.dtype.name not in WIDE:
+    if array.dtype.name not in DOUBLE_DTYPES:
         return array
     parts = jnp.stack([array.real, array.imag], -1) if array.dtype == "complex128" else array[..., None]
     words: jax.Array = jax.lax.bitcast_convert_type(parts, jnp.uint32)
@@ -48,18 +48,18 @@ def _sent(array: jax.Array) -> jax.Array:
 
 def _received(words: jax.Array, like: Any) -> jax.Array:
     """Return the array that the host made, which `_to_words` sent."""
-    if like.dtype.name not in WIDE:
+    if like.dtype.name not in DOUBLE_DTYPES:
         return words
     parts: jax.Array = jax.lax.bitcast_convert_type(words.reshape(*like.shape, -1, 2), jnp.float64)
     return jax.lax.complex(parts[..., 0], parts[..., 1]) if like.dtype == "complex128" else parts[..., 0]
 
 
 def _to_words(array: numpy.ndarray) -> numpy.ndarray:
-    if array.dtype.name not in WIDE:
+    if array.dtype.name not in DOUBLE_DTYPES:
         return array
     return numpy.ascontiguousarray(array).reshape(*array.shape, 1).view(numpy.uint32)
 
 
 def _from_words(words: Any, like: Any) -> numpy.ndarray:
     array = numpy.array(words)  # a copy: JAX's arrays may not be written to, which torch cannot express
-    return array.view(like.dtype).reshape(like.shape) if like.dtype.name in WIDE else array
+    return array.view(like.dtype).reshape(like.shape) if like.dtype.name in DOUBLE_DTYPES else array

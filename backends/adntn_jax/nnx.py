@@ -16,9 +16,11 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn import dtypes
 
-from adntn_jax.differentiate import Differentiation, checked_differentiation, weight
+from adntn.backends import Differentiation
+from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator_of
+from adntn_jax.differentiate import path_of, weight
 from adntn_jax.engines import JAX
-from adntn_jax.generated import DEFAULT_TOPOLOGY, TopologyOptions, checked_dtype, drawn_cores, generator_of
+from adntn_jax.generated import checked_dtype, drawn_cores
 
 __all__ = ["Conv", "GeneratedLayer", "Linear"]
 
@@ -36,7 +38,7 @@ class GeneratedLayer(nnx.Module):
         bias: as in `flax.nnx`, an `nnx.Param` or None.
         topology: the options that the generator was built from.
         generator: makes the weight, of shape `generator.shape`.
-        differentiation: "autodiff" or "adjoint".
+        differentiation: "native" or "adjoint".
         engine: the array library that generates the weight.
     """
 
@@ -63,7 +65,7 @@ class GeneratedLayer(nnx.Module):
         dense: Any = nnx.eval_shape(lambda: self._dense(nnx.initializers.zeros, nnx.initializers.zeros))
         *rest, inputs, outputs = dense.kernel.shape
         self.topology, self.generator = topology, generator_of(topology, (outputs, inputs, *rest))
-        self.differentiation = checked_differentiation(differentiation, engine)
+        self.differentiation = path_of(differentiation, engine)
         self.engine = engine
         start = 1.0 / math.sqrt(self.generator.fan_in) if std is None else std
         drawn = drawn_cores(self.generator, rngs.params(), number, start)
@@ -106,7 +108,7 @@ class Linear(GeneratedLayer):
         in_features, out_features, use_bias, dtype, param_dtype, precision, bias_init, dot_general, promote_dtype,
             preferred_element_type, rngs, bias_metadata: as in `flax.nnx.Linear`.
         topology: how the weight is generated, such as `adntn.TTN.options(bond=4)`.
-        differentiation: "autodiff", JAX's own, or "adjoint", the library's; see `adntn_jax.weight`.
+        differentiation: "native", JAX's own, or "adjoint", the library's; see `adntn_jax.weight`.
         engine: the array library that generates the weight; see `adntn_jax.weight`.
         std: the start's standard deviation; None takes that of `flax.nnx`, 1 / sqrt(fan in).
 

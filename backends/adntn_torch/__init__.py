@@ -6,9 +6,11 @@
 (177, torch.Size([4096, 4096]))
 """
 
+from adntn.backends import DIFFERENTIATIONS, Differentiation
+from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_torch.compress import Compression, Row, Rule, above, compress, expand, generated_layers
 from adntn_torch.fit import Fit, fit
-from adntn_torch.generated import DEFAULT_TOPOLOGY, DIFFERENTIATIONS, Differentiation, GeneratedLayer, TopologyOptions
+from adntn_torch.generated import GeneratedLayer
 from adntn_torch.layers import Conv1d, Conv2d, Conv3d, Linear
 
 __all__ = [

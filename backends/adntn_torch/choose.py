@@ -12,7 +12,8 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
 from adntn import Options
-from adntn_torch.generated import GeneratedLayer, TopologyOptions, parameters_of
+from adntn.topologies.layers import TopologyOptions
+from adntn_torch.generated import GeneratedLayer, parameters_of
 from adntn_torch.layers import Conv1d, Conv2d, Conv3d, Linear
 
 #: From a layer's name and the layer to its options, or to None for a layer that stays dense.

@@ -18,8 +18,10 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
+from adntn.backends import Differentiation
+from adntn.topologies.layers import TopologyOptions
 from adntn_torch.choose import Choice, Rule, above, check_expandable, chosen, generated_kind
-from adntn_torch.generated import Differentiation, GeneratedLayer, TopologyOptions, parameters_of
+from adntn_torch.generated import GeneratedLayer, parameters_of
 
 __all__ = ["Compression", "Row", "Rule", "above", "compress", "expand", "generated_layers"]
 
@@ -101,7 +103,7 @@ def compress(
     rules: Mapping[str, TopologyOptions | None] | Rule,
     *,
     seed: int | None = 0,
-    differentiation: Differentiation = "autograd",
+    differentiation: Differentiation | None = None,
     engine: str | None = None,
     std: float | None = None,
 ) -> Compression:
@@ -124,7 +126,7 @@ def compress(
             matches a layer decides; None leaves it dense. Or a function of (name, module) that returns options or
             None, such as `above(100_000, options)`.
         seed: each layer draws its cores from this seed and its own name; None draws from torch's generator.
-        differentiation: "autograd" or "adjoint", for every replaced layer.
+        differentiation: "native" or "adjoint", as in `adntn_torch.Linear`, for every replaced layer.
         engine: the array library that computes the weights, as in `adntn_torch.Linear`, for every replaced layer.
         std: standard deviation of the new weights at the start; None keeps that of each replaced weight.
 
@@ -132,7 +134,7 @@ def compress(
         ValueError: if a name matches no layer, nothing is chosen, or a chosen layer cannot be replaced: another kind,
             the model itself, depthwise, tied to another, parametrized or hooked, already generated, NaN in its weight,
             or of a shape that its options do not accept. The model is then as it was.
-        ImportError: if the engine is not installed; the model is then as it was.
+        ImportError: if the engine is not installed or does not work here; the model is then as it was.
     """
     before = _count(model)
     choices = chosen(model, rules)
@@ -181,7 +183,7 @@ def _count(model: nn.Module) -> int:
 
 
 def _generated(
-    choice: Choice, seed: int | None, differentiation: Differentiation, engine: str | None, std: float | None
+    choice: Choice, seed: int | None, differentiation: Differentiation | None, engine: str | None, std: float | None
 ) -> GeneratedLayer:
     own_seed = None if seed is None else zlib.crc32(f"{seed}/{choice.name}".encode())
     try:

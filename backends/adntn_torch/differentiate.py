@@ -7,18 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from adntn import Generator
+from adntn.backends import Differentiation
 from adntn_torch.engine import Engine
-
-Differentiation = Literal["autograd", "adjoint"]
-
-#: The names of the two paths.
-DIFFERENTIATIONS: tuple[str, ...] = get_args(Differentiation)
 
 
 def generate(
@@ -46,19 +42,6 @@ def generate(
 def generate_with_engine_outside_torch_compile(engine: Engine, cores: Mapping[str, Tensor]) -> Tensor:
     """Return the weight; torch.compile leaves it out, and with fullgraph=True gives up naming this function."""
     return _apply(_EngineAdjoint, engine, *(cores[name] for name in engine.core_shapes))[0]
-
-
-def checked_differentiation(differentiation: str) -> Differentiation:
-    """Return the name of a path.
-
-    Raises:
-        ValueError: if there is none of that name.
-    """
-    if differentiation == "autograd":
-        return "autograd"
-    if differentiation == "adjoint":
-        return "adjoint"
-    raise ValueError(f"differentiation must be one of {', '.join(DIFFERENTIATIONS)}, got {differentiation!r}")
 
 
 def prepare(generator: Generator) -> None:
@@ -154,7 +137,7 @@ class _Pullback(torch.autograd.Function):
     def backward(ctx: Any, *adjoints: Tensor) -> tuple[Tensor | None, ...]:
         raise RuntimeError(
             "the adjoint gives first derivatives only; for second derivatives (a gradient penalty,"
-            ' torch.func.hessian ...) build the layer with differentiation="autograd" and without an engine'
+            ' torch.func.hessian ...) build the layer with differentiation="native" and without an engine'
         )
 
 

@@ -2,6 +2,7 @@
 
 Tensors and arrays share memory (DLPack) where both libraries reach the device. Where they do not, such as parameters on
 the CPU and CuPy, everything is copied through the host, and a warning says so, once: an attribute would go unread.
+JAX also copies tensors that start at no multiple of 64 bytes (slices of a flat one); another warning says that, once.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-import adntn
 from adntn import Generator
 from adntn.arrays import SHORT_DTYPES, Array, check_dtype, dtype_name, place
-from adntn.backends import Backend
+from adntn.backends import Backend, usable_backend
+
+#: Where torch's own allocations start, a multiple of so many bytes; libraries may copy what starts elsewhere.
+ALIGNMENT = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +74,8 @@ class Engine:
     @contextmanager
     def _computing(self, tensor: Tensor) -> Iterator[bool]:
         """The tensor's precision and device are the library's; gives whether memory is shared."""
-        double = dtype_name(tensor) in ("float64", "complex128")
         with (
-            self.backend.double_precision() if double else nullcontext(),
+            self.backend.precision(dtype_name(tensor)),
             torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext(),
         ):
             yield shares_memory(self.backend.name, tensor.device)
@@ -88,6 +90,8 @@ class Engine:
             return place(tensor.cpu().numpy(), self.backend.name, dtype_name(tensor))
         array = autoray.get_lib_fn(self.backend.name, "from_dlpack")(tensor)
         check_dtype(array, dtype_name(tensor))
+        if tensor.data_ptr() % ALIGNMENT and from_dlpack(array).data_ptr() != tensor.data_ptr():
+            announce_unaligned(self.backend.name)
         return array
 
     def __reduce__(self) -> tuple[Any, ...]:  # what is compiled cannot be copied or pickled, but found again
@@ -99,9 +103,9 @@ def engine(generator: Generator, name: str) -> Engine:
     """Return a library's engine for a generator: one for all equal generators, so that each is compiled once.
 
     Raises:
-        ImportError: if the library is not installed.
+        ImportError: if the library is not installed, or does not work here.
     """
-    return Engine(generator, adntn.backend(name))
+    return Engine(generator, usable_backend(name))
 
 
 @lru_cache(maxsize=256)
@@ -123,10 +127,21 @@ def shares_memory(name: str, device: torch.device) -> bool:
     return shared
 
 
+@lru_cache(maxsize=256)
+def announce_unaligned(name: str) -> None:
+    """Warn, once, that a library copies tensors that are not aligned."""
+    warnings.warn(
+        f"the engine {name!r} cannot share memory with parameters that start at no multiple of {ALIGNMENT} bytes, such"
+        " as slices of a flat tensor: every step copies these",
+        stacklevel=2,
+    )
+
+
 def _tensor(array: Array, shared: bool, device: torch.device) -> Tensor:
     if shared:
         return from_dlpack(array)
-    return torch.from_numpy(autoray.to_numpy(array)).to(device)
+    on_host = autoray.to_numpy(array)
+    return torch.from_numpy(on_host if on_host.flags.writeable else on_host.copy()).to(device)
 
 
 def _as_view(weight: Tensor, residuals: tuple[Tensor, ...]) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from adntn import Generator
 from adntn import fit as core_fit
-from adntn_torch.differentiate import Differentiation, checked_differentiation, generate
+from adntn.backends import Differentiation, checked_differentiation
+from adntn_torch.differentiate import generate
 
 SHORT_DTYPES = (torch.float16, torch.bfloat16)
 
@@ -43,7 +44,7 @@ def fit(
     adam: int = 0,
     lbfgs: int = 100,
     learning_rate: float = 1e-2,
-    differentiation: Differentiation = "autograd",
+    differentiation: Differentiation | None = None,
     progress: Progress | None = None,
 ) -> Fit:
     """Return the cores for which the generator comes closest to a weight: steps of Adam, then of L-BFGS.
@@ -63,7 +64,7 @@ def fit(
         adam: number of steps of Adam, 0 for none.
         lbfgs: number of steps of L-BFGS with a strong Wolfe line search, 0 for none.
         learning_rate: of Adam.
-        differentiation: "autograd" or "adjoint".
+        differentiation: "native", torch's own (None is the same), or "adjoint".
         progress: called after every evaluation with its number and the error.
 
     Raises:

@@ -12,24 +12,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-import adntn
-from adntn import Generator
-from adntn_torch.differentiate import (
-    DIFFERENTIATIONS,
-    Differentiation,
-    checked_differentiation,
-    generate,
-    prepare,
-)
+from adntn.backends import Differentiation, checked_differentiation
+from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator_of
+from adntn_torch.differentiate import generate, prepare
 from adntn_torch.engine import engine as engine_of
-
-__all__ = ["DEFAULT_TOPOLOGY", "DIFFERENTIATIONS", "Differentiation", "GeneratedLayer", "TopologyOptions"]
-
-#: From a weight's shape to its generator: `adntn.TTN.options(bond=4)`, or any function that returns a generator.
-TopologyOptions = Callable[[tuple[int, ...]], Generator]
-
-#: What layers take if nothing is said.
-DEFAULT_TOPOLOGY: TopologyOptions = adntn.TTN.options(bond=4)
 
 
 class GeneratedLayer(nn.Module):
@@ -42,7 +28,7 @@ class GeneratedLayer(nn.Module):
         cores: the parameters to learn, by name; in a state dict they are `cores.top`, `cores.level1/isometry0` ...
         bias: as in `torch.nn`, a parameter or None.
         topology: the options that the generator was built from.
-        differentiation: "autograd" or "adjoint".
+        differentiation: "native" or "adjoint".
         engine: the array library that computes the weight and its adjoint; None for torch itself.
         std: the standard deviation with which the weight starts.
     """
@@ -60,7 +46,7 @@ class GeneratedLayer(nn.Module):
         *,
         device: torch.device | str | int | None,
         topology: TopologyOptions,
-        differentiation: Differentiation,
+        differentiation: Differentiation | None,
         engine: str | None,
         seed: int | None,
         std: float | None,
@@ -69,9 +55,9 @@ class GeneratedLayer(nn.Module):
         super().__init__()
         weight, bias = parameters_of(dense)
         self.engine = None if engine == "torch" else engine
-        self.differentiation = checked_differentiation(differentiation if self.engine is None else "adjoint")
+        self.differentiation = checked_differentiation(differentiation, self.engine)
         self.topology = topology
-        self.generator = _generator(topology, tuple(weight.shape))
+        self.generator = generator_of(topology, tuple(weight.shape))
         self._engine = None if self.engine is None else engine_of(self.generator, self.engine)
         self.std = 1.0 / math.sqrt(3 * self.generator.fan_in) if std is None else float(std)
         prepare(self.generator)
@@ -132,7 +118,7 @@ class GeneratedLayer(nn.Module):
         dense: nn.Module,
         topology: TopologyOptions = DEFAULT_TOPOLOGY,
         *,
-        differentiation: Differentiation = "autograd",
+        differentiation: Differentiation | None = None,
         engine: str | None = None,
         seed: int | None = None,
         std: float | None = None,
@@ -183,7 +169,7 @@ class GeneratedLayer(nn.Module):
         shown += [f"parameters={self.generator.parameters:,}", f"ratio={self.generator.ratio:,.0f}"]
         if self.engine is not None:
             shown.append(f"engine={self.engine!r}")
-        elif self.differentiation != "autograd":
+        elif self.differentiation != "native":
             shown.append(f"differentiation={self.differentiation!r}")
         return ", ".join(shown)
 
@@ -201,19 +187,6 @@ def parameters_of(dense: nn.Module) -> tuple[Tensor, nn.Parameter | None]:
     if not isinstance(weight, Tensor) or not (bias is None or isinstance(bias, nn.Parameter)):
         raise TypeError(f"a layer with a weight and a bias is needed, got {type(dense).__name__}")
     return weight, bias
-
-
-def _generator(topology: TopologyOptions, shape: tuple[int, ...]) -> Generator:
-    if not callable(topology):
-        raise TypeError(f"topology must be options such as adntn.TTN.options(bond=4), got {topology!r}")
-    generator = topology(shape)
-    if not isinstance(generator, Generator):
-        raise TypeError(
-            f"topology must return an adntn.Generator for the shape {shape}, got {type(generator).__name__}"
-        )
-    if generator.shape != shape:
-        raise ValueError(f"topology must generate the shape {shape}, but {topology} generates {generator.shape}")
-    return generator
 
 
 def _deviation(weight: Tensor) -> float:

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adntn_torch.generated import DEFAULT_TOPOLOGY, Differentiation, GeneratedLayer, TopologyOptions
+from adntn.backends import Differentiation
+from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
+from adntn_torch.generated import GeneratedLayer
 
 Device = torch.device | str | int | None
 Sizes = int | tuple[int, ...]
@@ -33,7 +35,8 @@ class Linear(GeneratedLayer):
     Args:
         in_features, out_features, bias, device, dtype: as in `torch.nn.Linear`.
         topology: how the weight is generated, such as `adntn.TTN.options(bond=4)`.
-        differentiation: "autograd", torch's automatic differentiation, or "adjoint", the library's (first derivatives).
+        differentiation: "native", torch's automatic differentiation, or "adjoint", the library's (first derivatives).
+            None takes "native" without an engine; with one there is only "adjoint".
         engine: the array library that computes the weight and its adjoint, "jax", "cupy" or "numpy" ...; None or
             "torch" for torch itself. The cores stay parameters of torch, and share memory with the engine's arrays.
         seed: of the cores; None draws one from torch's generator.
@@ -41,7 +44,7 @@ class Linear(GeneratedLayer):
 
     Raises:
         TypeError, ValueError, RuntimeError: from torch or the topology, for what they do not accept.
-        ImportError: if the engine is not installed.
+        ImportError: if the engine is not installed, or does not work here.
     """
 
     dense_kind = nn.Linear
@@ -59,7 +62,7 @@ class Linear(GeneratedLayer):
         dtype: torch.dtype | None = None,
         *,
         topology: TopologyOptions = DEFAULT_TOPOLOGY,
-        differentiation: Differentiation = "autograd",
+        differentiation: Differentiation | None = None,
         engine: str | None = None,
         seed: int | None = None,
         std: float | None = None,
@@ -119,7 +122,7 @@ class _Convolution(GeneratedLayer):
         dtype: torch.dtype | None = None,
         *,
         topology: TopologyOptions = DEFAULT_TOPOLOGY,
-        differentiation: Differentiation = "autograd",
+        differentiation: Differentiation | None = None,
         engine: str | None = None,
         seed: int | None = None,
         std: float | None = None,

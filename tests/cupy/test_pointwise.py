@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import relative_error
 
 import adntn
 from adntn.arrays import namespace
@@ -112,9 +113,7 @@ def test_kernels_compute_what_single_functions_do(activation: str, dtype: str, l
 
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
-def test_each_pointwise_step_is_one_kernel_made_once(
-    dtype: str, library: Any, fuser: StandIn, relative_error: Any
-) -> None:
+def test_each_pointwise_step_is_one_kernel_made_once(dtype: str, library: Any, fuser: StandIn) -> None:
     generator = adntn.TTN((16, 16), bond=2, activation="tanh", last_activation="tanh")
     activations = 2  # every level but the first has one
     start = generator.init(0, dtype=dtype)

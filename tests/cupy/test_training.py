@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import relative_error, tolerance
 
 import adntn
 
@@ -23,7 +24,7 @@ def textbook_adam(core: np.ndarray, gradients: list[np.ndarray], rate: float) ->
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
-def test_adam_takes_the_steps_of_its_paper(dtype: str, library: Any, relative_error: Any, tolerance: Any) -> None:
+def test_adam_takes_the_steps_of_its_paper(dtype: str, library: Any) -> None:
     random = np.random.default_rng(0)
     factor = 1 + 2j if dtype.startswith("complex") else 1
     shapes = {"scale": (), "top": (2, 3), "wide": (4, 1, 2)}

@@ -7,28 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import relative_error, tolerance
+from matrix import LAYER_TOPOLOGIES
 
 jax = pytest.importorskip("jax")
 
 jax.config.update("jax_num_cpu_devices", 4)  # for shard_map; only possible before JAX computes anything
 
-import adntn  # noqa: E402
 import adntn_jax  # noqa: E402
 
-TOPOLOGIES = {
-    "TTN": adntn.TTN.options(bond=2),
-    "TTN, activation on the weight": adntn.TTN.options(bond=2, last_activation="tanh"),
-    "TTN, shared, gelu": adntn.TTN.options(bond=3, share="level", activation="gelu", layout="interleaved"),
-    "AugmentedTTN": adntn.AugmentedTTN.options(bond=2, activation="silu"),
-    "MERA": adntn.MERA.options(bond=2, activation="tanh"),
-    "Brickwall": adntn.Brickwall.options(activation="sin"),
-    "TensorTrain": adntn.TensorTrain.options(bond=3),
-    "LowRank": adntn.LowRank.options(rank=3),
-    "Tucker": adntn.Tucker.options(rank=2),
-}
 
-
-@pytest.fixture(params=TOPOLOGIES.values(), ids=TOPOLOGIES.keys())
+@pytest.fixture(params=LAYER_TOPOLOGIES.values(), ids=LAYER_TOPOLOGIES.keys())
 def topology(request: pytest.FixtureRequest) -> adntn_jax.TopologyOptions:
     options: adntn_jax.TopologyOptions = request.param
     return options
@@ -55,8 +44,7 @@ def assert_agree() -> Callable[[Any, Any], None]:
         assert jax.tree.structure(own) == jax.tree.structure(expected)
         for one, other in zip(_arrays(own), _arrays(expected), strict=True):
             assert one.shape == other.shape
-            tolerance = 1000 * max(np.finfo(one.dtype).eps, np.finfo(other.dtype).eps)
-            assert np.linalg.norm((one - other).ravel()) <= tolerance * np.linalg.norm(other.ravel())
+            assert relative_error(one, other) <= max(tolerance(one.dtype.name), tolerance(other.dtype.name))
 
     return check
 

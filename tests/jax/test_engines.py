@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import needs
 
 import adntn
 import adntn_jax
+from adntn.backends import Backend
+from adntn_jax import engines
 
-ENGINES = [
-    pytest.param(engine, marks=pytest.mark.skipif(find_spec(engine) is None, reason=f"{engine} is not installed"))
-    for engine in ("numpy", "torch", "array_api_strict")
-]
+ENGINES = ("numpy", "torch", "cupy", "array_api_strict")
 GENERATORS = {
-    "MERA, padded": adntn.MERA((10, 17), bond=2, activation="tanh"),
+    "MERA, padded": adntn.MERA((6, 11), bond=2, mixing_activation="tanh"),
     "TTN, residuals as large as the weight": adntn.TTN((6, 5), bond=2, last_activation="gelu"),
     "Tucker, batched": adntn.Tucker((4, 6), rank=2, batch=3),
 }
 
-pytestmark = pytest.mark.parametrize("engine", ENGINES)
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each array library that can be used here."""
+    name: str = request.param
+    needs(name)
+    return name
 
 
 @pytest.fixture(params=GENERATORS.values(), ids=GENERATORS.keys())
@@ -50,9 +58,14 @@ def test_values_and_gradients_are_jaxs(engine, generator, dtype, assert_agree):
         generator = adntn.TTN((6, 5), bond=2, last_activation="sin")
     cores, x = generator.init(backend="jax", dtype=dtype), batch_of(generator)
     expected = jax.jit(value_and_gradient(generator, "jax"))(cores, x)
+    assert_agree(jax.jit(value_and_gradient(generator, engine))(cores, x), expected)
+
+
+def test_what_is_not_compiled_is_the_same(engine, assert_agree):
+    generator = adntn.LowRank((6, 5), rank=2, last_activation="tanh")
+    cores, x = generator.init(backend="jax"), jnp.asarray(batch_of(generator), "float32")
     own = value_and_gradient(generator, engine)
-    assert_agree(own(cores, x), expected)
-    assert_agree(jax.jit(own)(cores, x), expected)
+    assert_agree(own(cores, x), jax.jit(own)(cores, x))
 
 
 @pytest.mark.usefixtures("x64")
@@ -75,11 +88,46 @@ def test_short_numbers_are_computed_in_float32_and_rounded_once(engine, dtype):
         path = None if name != "jax" else "adjoint"
         return (adntn_jax.weight(generator, cores, path, name).astype("float32") ** 2).sum()
 
-    own, expected = (jax.grad(squares)(cores, name) for name in (engine, "jax"))
+    own, expected = (jax.jit(jax.grad(squares), static_argnums=1)(cores, name) for name in (engine, "jax"))
     for name, core in own.items():
         assert core.dtype == dtype
         unit = float(jnp.finfo(dtype).eps) * float(jnp.linalg.norm(expected[name].astype("float32")))
         assert float(jnp.linalg.norm((core - expected[name]).astype("float32"))) <= 4 * unit
+
+
+@pytest.mark.usefixtures("x64")
+def test_an_engine_computes_in_the_double_precision_of_its_plugin(engine, monkeypatch):
+    generator, inside, calls = GENERATORS["MERA, padded"], [], []
+
+    @contextmanager
+    def double_precision() -> Iterator[None]:
+        inside.append(True)
+        yield
+        inside.pop()
+
+    def placed(*arguments):
+        calls.append(bool(inside))
+        return place(*arguments)
+
+    place = engines.place
+    monkeypatch.setattr(engines, "place", placed)
+    monkeypatch.setattr(engines, "_backend", lambda name: Backend(name, double_precision=double_precision))
+    for dtype in ("float32", "float64"):
+        calls.clear()
+        cores = generator.init(backend="jax", dtype=dtype)
+        jax.block_until_ready(jax.grad(lambda cores: adntn_jax.weight(generator, cores, engine=engine).sum())(cores))
+        assert set(calls) == {dtype == "float64"}
+
+
+def test_an_engine_that_does_not_work_is_refused_before_anything_is_traced(engine, monkeypatch):
+    def no_driver() -> tuple[str, ...]:
+        raise RuntimeError("no driver")
+
+    monkeypatch.setattr(import_module("adntn.backends"), "backend", lambda name: Backend(name, devices=no_driver))
+    engines._backend.cache_clear()
+    generator = GENERATORS["MERA, padded"]
+    with pytest.raises(ImportError, match=f"'{engine}' cannot be used: RuntimeError: no driver"):
+        adntn_jax.weight(generator, generator.init(backend="jax"), engine=engine)
 
 
 def test_training_steps_can_be_scanned(engine, assert_agree):

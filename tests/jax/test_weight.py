@@ -20,11 +20,11 @@ import adntn_jax
 DRAW = np.random.default_rng(0)
 X = DRAW.normal(size=(8, 18))
 WEIGHT_BAR = DRAW.normal(size=(10, 18))
-MERA = adntn.MERA((10, 18), bond=2, activation="tanh")
+MERA = adntn.MERA((6, 10), bond=2, mixing_activation="tanh")
 #: What transformations can meet: a shared core, a derivative of the input, one of the output, a padded weight.
 GENERATORS = {
-    "TTN, shared, gelu": adntn.TTN((10, 18), bond=3, share="level", activation="gelu", layout="interleaved"),
-    "AugmentedTTN, activation on the weight": adntn.AugmentedTTN((10, 17), bond=2, last_activation="tanh"),
+    "TTN, shared, gelu": adntn.TTN((6, 10), bond=3, share="level", last_activation="gelu", layout="interleaved"),
+    "AugmentedTTN, activation on the weight": adntn.AugmentedTTN((6, 11), bond=2, last_activation="tanh"),
     "MERA": MERA,
 }
 
@@ -71,15 +71,13 @@ def test_weights_and_compiled_gradients_are_numpys(topology, differentiation, as
 
 
 @pytest.mark.usefixtures("x64")
-def test_gradients_agree_with_finite_differences(topology, differentiation):
-    generator = topology((6, 5))
+def test_gradients_agree_with_finite_differences(generator, differentiation):
     weight = partial(adntn_jax.weight, generator, differentiation=differentiation)
     check_grads(jax.jit(weight), (double(generator),), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.usefixtures("x64")
-def test_forward_mode_is_autodiffs(topology):
-    generator = topology((6, 5))
+def test_forward_mode_is_jaxs_own(generator):
     check_grads(jax.jit(generator.weight), (double(generator),), order=1, modes=["fwd"], atol=1e-6, rtol=1e-6)
     with pytest.raises(TypeError, match="custom_vjp"):
         jax.jvp(
@@ -98,12 +96,12 @@ def test_second_derivatives_of_both_paths_agree(generator, assert_agree):
         slope = lambda cores: sum((first(cores)[name] * direction[name]).sum() for name in cores)  # noqa: E731
         return jax.jit(jax.grad(slope))(cores)
 
-    assert_agree(curvature("adjoint"), curvature("autodiff"))
+    assert_agree(curvature("adjoint"), curvature("native"))
 
 
 COMPLEX = {
-    "MERA, tanh": adntn.MERA((6, 5), bond=2, activation="tanh"),
-    "TTN, sin on the weight": adntn.TTN((6, 5), bond=2, activation="sigmoid", last_activation="sin"),
+    "MERA, tanh": adntn.MERA((6, 5), bond=2, mixing_activation="tanh"),
+    "TTN, sin on the weight": adntn.TTN((6, 5), bond=2, last_activation="sin"),
 }
 
 
@@ -111,15 +109,16 @@ COMPLEX = {
 @pytest.mark.parametrize("generator", COMPLEX.values(), ids=COMPLEX.keys())
 def test_gradients_of_complex_cores_are_conjugate_to_ours_as_jax_has_it(generator, differentiation, assert_agree):
     cores = generator.init(0, backend="jax", dtype="complex128")
-    target = generator.init(1, backend="jax", dtype="complex128")
+    target = generator.weight(generator.init(1, dtype="complex128"))
 
+    @jax.jit
     def loss(cores: dict[str, jax.Array]) -> jax.Array:
-        difference = adntn_jax.weight(generator, cores, differentiation) - generator.weight(target)
+        difference = adntn_jax.weight(generator, cores, differentiation) - target
         return (difference * difference.conj()).real.sum()
 
     gradients = jax.jit(jax.grad(loss))(cores)
     weight, pullback = generator.vjp(generator.init(0, dtype="complex128"))
-    ours = pullback(2 * (weight - np.asarray(generator.weight(target))))
+    ours = pullback(2 * (weight - target))
     assert_agree(gradients, {name: np.conj(gradient) for name, gradient in ours.items()})
     step = 1e-6
     for name, core in cores.items():
@@ -140,13 +139,13 @@ def test_generators_are_static_arguments_that_compile_once(differentiation):
     for bond in (2, 2, 3, 2):
         generator = adntn.TTN((8, 6), bond=bond)  # equal, but another object every time
         cores = generator.init(backend="jax")
-        np.testing.assert_allclose(weight(generator, cores), generator.weight(cores), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(weight(generator, cores), generator.weight(generator.init()), rtol=1e-4, atol=1e-6)
     assert traced == [adntn.TTN((8, 6), bond=bond) for bond in (2, 3)]
 
 
 def test_apply_compiles_whatever_is_closed_over(generator):
     x, cores = jnp.asarray(batch_of(generator), "float32"), generator.init(backend="jax")
-    expected = x @ generator.weight(cores).T
+    expected = x @ generator.weight(generator.init()).T
     for applied in (jax.jit(generator.apply)(cores, x), jax.jit(lambda cores: generator.apply(cores, x))(cores)):
         np.testing.assert_allclose(applied, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(jax.jit(lambda x: generator.apply(cores, x))(x), expected, rtol=1e-4, atol=1e-5)
@@ -166,23 +165,23 @@ def test_an_ensemble_of_cores_is_differentiated_at_once(generator, differentiati
 
 
 @pytest.mark.usefixtures("x64")
-def test_gradients_of_each_example_sum_to_the_batchs(generator, differentiation, assert_agree):
-    x = batch_of(generator)
-    gradient = jax.jit(jax.grad(fitted(generator, differentiation)))
-    each = jax.jit(jax.vmap(gradient, in_axes=(None, 0)))(double(generator), x)
-    assert_agree({name: one.sum(0) for name, one in each.items()}, gradient(double(generator), x))
+def test_gradients_of_each_example_sum_to_the_batchs(differentiation, assert_agree):
+    x = batch_of(MERA)
+    gradient = jax.jit(jax.grad(fitted(MERA, differentiation)))
+    each = jax.jit(jax.vmap(gradient, in_axes=(None, 0)))(double(MERA), x)
+    assert_agree({name: np.asarray(one).sum(0) for name, one in each.items()}, gradient(double(MERA), x))
 
 
 @pytest.mark.usefixtures("x64")
-def test_a_scan_of_training_steps_is_the_loop(generator, differentiation, assert_agree):
-    x = batch_of(generator)
-    value_and_gradient = jax.jit(jax.value_and_grad(fitted(generator, differentiation)))
+def test_a_scan_of_training_steps_is_the_loop(differentiation, assert_agree):
+    value_and_gradient = jax.value_and_grad(fitted(MERA, differentiation))
 
+    @jax.jit
     def step(cores: dict[str, jax.Array], x: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
         value, gradients = value_and_gradient(cores, x)
         return {name: core - 1e-3 * gradients[name] for name, core in cores.items()}, value
 
-    cores, batches, losses = double(generator), x.reshape(4, 2, -1), []
+    cores, batches, losses = double(MERA), batch_of(MERA).reshape(4, 2, -1), []
     scanned, scanned_losses = jax.jit(partial(jax.lax.scan, step))(cores, batches)
     for x in batches:
         cores, value = step(cores, x)
@@ -191,9 +190,9 @@ def test_a_scan_of_training_steps_is_the_loop(generator, differentiation, assert
 
 
 @pytest.mark.usefixtures("x64")
-def test_data_sharded_over_devices_gives_the_same_gradients(generator, differentiation, assert_agree):
-    x = batch_of(generator)
-    loss = fitted(generator, differentiation)
+def test_data_sharded_over_devices_gives_the_same_gradients(differentiation, assert_agree):
+    x = batch_of(MERA)
+    loss = fitted(MERA, differentiation)
     everywhere, split = PartitionSpec(), PartitionSpec("data")
 
     @jax.jit
@@ -201,7 +200,7 @@ def test_data_sharded_over_devices_gives_the_same_gradients(generator, different
     def gradients(cores: dict[str, jax.Array], x: jax.Array) -> dict[str, jax.Array]:
         return jax.grad(lambda cores: jax.lax.psum(loss(cores, x), "data"))(cores)
 
-    assert_agree(gradients(double(generator), x), jax.jit(jax.grad(loss))(double(generator), x))
+    assert_agree(gradients(double(MERA), x), jax.jit(jax.grad(loss))(double(MERA), x))
 
 
 @pytest.mark.usefixtures("x64")
@@ -210,7 +209,7 @@ def test_experts_sharded_over_devices_are_generated_where_they_live(differentiat
     cores, split = double(whole), PartitionSpec("expert")
     weight = partial(adntn_jax.weight, part, differentiation=differentiation)
     sharded = jax.shard_map(weight, mesh=mesh_of_four("expert"), in_specs=split, out_specs=split)
-    assert_agree(jax.jit(sharded)(cores), whole.weight(cores))
+    assert_agree(jax.jit(sharded)(cores), jax.jit(whole.weight)(cores))
     own, expected = (
         jax.jit(jax.grad(lambda cores, make=make: (make(cores) ** 3).sum()))(cores) for make in (sharded, whole.weight)
     )
@@ -218,10 +217,10 @@ def test_experts_sharded_over_devices_are_generated_where_they_live(differentiat
 
 
 def test_arrays_spread_over_devices_meet_those_that_are_not(assert_agree):
-    generator, x = adntn.TTN((10, 18), bond=2), jnp.asarray(X, "float32")
+    generator, x = adntn.LowRank((10, 18), rank=2), jnp.asarray(X, "float32")
     spread = jax.device_put(x, NamedSharding(mesh_of_four("data"), PartitionSpec("data")))
     cores = generator.init(backend="jax")
-    assert_agree(generator.apply(cores, spread), generator.apply(cores, x))
+    assert_agree(generator.apply(cores, spread), generator.apply(cores, x))  # not compiled: tracers have no device
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -235,7 +234,7 @@ def test_short_numbers_are_computed_in_float32_and_rounded_once(dtype, different
         return (weight.astype("float32") ** 2).sum(), weight
 
     gradient = jax.jit(jax.grad(squares, has_aux=True), static_argnums=1)
-    (own, weight), (expected, wide_weight) = gradient(short, differentiation), gradient(wide, "autodiff")
+    (own, weight), (expected, wide_weight) = gradient(short, differentiation), gradient(wide, "native")
     np.testing.assert_allclose(
         weight.astype("float32"), wide_weight.astype("float32"), rtol=float(jnp.finfo(dtype).eps)
     )
@@ -281,10 +280,11 @@ def test_double_precision_without_x64_is_refused():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"differentiation": "autograd"}, ValueError, "one of autodiff, adjoint, got 'autograd'"),
+        ({"differentiation": "autograd"}, ValueError, "one of native, adjoint, got 'autograd'"),
         ({"engine": ""}, ValueError, "engine must be the name of an array library"),
-        ({"engine": "numpi"}, ImportError, "backend 'numpi' is not installed"),
-        ({"engine": "numpy", "differentiation": "autodiff"}, ValueError, "\"adjoint\" with the engine 'numpy'"),
+        ({"engine": "json"}, ImportError, "'json' cannot be used.*none of the functions"),
+        ({"engine": "numpi"}, ImportError, "backend 'numpi' is unknown"),
+        ({"engine": "numpy", "differentiation": "native"}, ValueError, "\"adjoint\" with the engine 'numpy'"),
     ],
 )
 def test_wrong_options_are_named(options, error, message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import autoray
@@ -13,6 +14,8 @@ import pytest
 from scipy import special
 
 import adntn
+from adntn.verification.compare import in_double
+from adntn.verification.tolerance import EPSILON
 
 Array = Any
 Cores = dict[str, Array]
@@ -34,26 +37,25 @@ KINKED = ("relu", "leaky_relu", "elu")
 HOLOMORPHIC = ("identity", "tanh", "sigmoid", "silu", "sin")
 
 
-def needs(library: str) -> None:
-    """Skip the test where a library is not installed."""
-    if importlib.util.find_spec(library) is None:
-        pytest.skip(f"{library} is not installed")
+def needs(backend: str) -> None:
+    """Skip the test where a backend cannot be used, with the reason: installed may still be without a device."""
+    if reason := _lack(backend):
+        pytest.skip(reason)
+
+
+@cache
+def _lack(backend: str) -> str:
+    status = {one.name: one.reason for one in adntn.backends()}
+    if backend not in status and importlib.util.find_spec(backend) is None:  # a library without a plug-in
+        return f"{backend} is not installed"
+    return status.get(backend, "")
 
 
 def relative_error(found: Array, expected: Array) -> float:
-    """|found - expected| / |expected|, in double precision."""
-    found, expected = in_numpy(found), in_numpy(expected)
-    norm = float(np.linalg.norm(expected))
-    return float(np.linalg.norm(found - expected)) / (norm or 1.0)
-
-
-def in_numpy(array: Array) -> Array:
-    """An array of any library as a NumPy array in double precision."""
-    if hasattr(array, "detach"):
-        array = array.detach()
-        array = array if array.is_complex() else array.double()
-    array = np.from_dlpack(array) if type(array).__module__.startswith("array_api_strict") else np.asarray(array)
-    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+    """|found - expected| / |expected|, in double precision; of a zero nothing but itself is near."""
+    found, expected = in_double(found), in_double(expected)
+    error = float(np.linalg.norm(found - expected))
+    return error / (float(np.linalg.norm(expected)) or np.finfo("float64").tiny)
 
 
 def in_library(cores: Mapping[str, Array], library: str) -> Cores:
@@ -71,7 +73,7 @@ def tolerance(dtype: str) -> float:
 
     The programs of the matrix have up to a few hundred roundings on the way to each number.
     """
-    return 500 * float(np.finfo(dtype).eps)
+    return 500 * EPSILON[dtype]
 
 
 def random_array(shape: tuple[int, ...], seed: int = 0, dtype: str = "float64") -> Array:
@@ -95,12 +97,12 @@ def reference_weight(generator: adntn.Generator, cores: Mapping[str, Array]) -> 
     network = generator.network
     if network.batch is None:
         return _one_weight(network, cores)
-    each = [{name: core[one] for name, core in cores.items()} for one in range(network.batch)]
+    each = [{name: in_double(core)[one] for name, core in cores.items()} for one in range(network.batch)]
     return np.stack([_one_weight(network, one) for one in each])
 
 
 def _one_weight(network: adntn.Network, cores: Mapping[str, Array]) -> Array:
-    cores = {name: in_numpy(core) for name, core in cores.items()}
+    cores = {name: in_double(core) for name, core in cores.items()}
     state: Array = np.ones(())
     legs: tuple[adntn.Leg, ...] = ()
     for level in network.levels:

@@ -57,13 +57,25 @@ ONLY_THAT_SHAPE = ("TTN, bonds per level", "TTN, factors", "AugmentedTTN, two bo
 SHAPE = (16, 12)
 SHAPES = [(8, 8), (12, 10), (5, 7, 3), (30,), (11, 13), (1, 6), (2, 3, 1, 2, 2, 3), (64, 27)]
 #: Array libraries, as autoray names them; "numpy" is always there.
-LIBRARIES = ("numpy", "torch", "jax", "array_api_strict")
+LIBRARIES = ("numpy", "torch", "jax", "cupy", "array_api_strict")
 #: Of the topologies, those that JAX runs too: it compiles every step anew, which takes seconds for each network.
 COMPILED = ("TTN, interleaved", "MERA, periodic, mixing", "Brickwall, shared, batch", "LowRank", "Custom")
 ON_LIBRARIES = [
     (library, topology) for library in LIBRARIES for topology in TOPOLOGIES if library != "jax" or topology in COMPILED
 ]
-SHORT_EPSILON = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
+
+#: How the layers of torch and JAX generate weights of any shape; each activation stands on some state.
+LAYER_TOPOLOGIES: dict[str, adntn.Options] = {
+    "TTN": adntn.TTN.options(bond=2),
+    "TTN, activation on the weight": adntn.TTN.options(bond=2, last_activation="tanh"),
+    "TTN, shared, gelu": adntn.TTN.options(bond=3, leg=1, share="level", activation="gelu", layout="interleaved"),
+    "AugmentedTTN": adntn.AugmentedTTN.options(bond=2, mixing_activation="silu"),
+    "MERA": adntn.MERA.options(bond=2, mixing_activation="tanh"),
+    "Brickwall": adntn.Brickwall.options(depth=2, activation="sin"),
+    "TensorTrain": adntn.TensorTrain.options(bond=3),
+    "LowRank": adntn.LowRank.options(rank=3),
+    "Tucker": adntn.Tucker.options(rank=2),
+}
 
 
 def fits(topology: str, shape: tuple[int, ...]) -> bool:

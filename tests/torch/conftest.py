@@ -6,23 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from matrix import LAYER_TOPOLOGIES
 
 torch = pytest.importorskip("torch")
 
-import adntn  # noqa: E402
 import adntn_torch  # noqa: E402
 
-TOPOLOGIES = {
-    "TTN": adntn.TTN.options(bond=2),
-    "TTN, activation on the weight": adntn.TTN.options(bond=2, last_activation="tanh"),
-    "TTN, shared, gelu": adntn.TTN.options(bond=3, share="level", activation="gelu", layout="interleaved"),
-    "AugmentedTTN": adntn.AugmentedTTN.options(bond=2, activation="silu"),
-    "MERA": adntn.MERA.options(bond=2, activation="tanh"),
-    "Brickwall": adntn.Brickwall.options(activation="sin"),
-    "TensorTrain": adntn.TensorTrain.options(bond=3),
-    "LowRank": adntn.LowRank.options(rank=3),
-    "Tucker": adntn.Tucker.options(rank=2),
-}
 #: The class, its arguments, and the shape of an input.
 LAYERS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "Linear": ("Linear", {"in_features": 30, "out_features": 23}, (5, 30)),
@@ -59,7 +48,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(params=TOPOLOGIES.values(), ids=TOPOLOGIES.keys())
+@pytest.fixture(params=LAYER_TOPOLOGIES.values(), ids=LAYER_TOPOLOGIES.keys())
 def topology(request: pytest.FixtureRequest) -> adntn_torch.TopologyOptions:
     options: adntn_torch.TopologyOptions = request.param
     return options

@@ -107,16 +107,16 @@ def test_an_ensemble_of_cores_is_differentiated_at_once(differentiation, x):
             torch.testing.assert_close(together[name][place], gradient)
 
 
-def test_second_derivatives_come_from_autograd_alone(x):
+def test_second_derivatives_come_from_the_native_path_alone(x):
     options = adntn.TTN.options(bond=2)
-    layer = layer_of(options, "autograd")
+    layer = layer_of(options, "native")
     cores = list(layer.cores.values())
     (first,) = torch.autograd.grad(layer(x).square().sum(), cores[0], create_graph=True)
     assert first.sum().requires_grad
     layer = layer_of(options, "adjoint")
     cores = list(layer.cores.values())
     (first,) = torch.autograd.grad(layer(x).square().sum(), cores[0], create_graph=True)
-    with pytest.raises(RuntimeError, match=r'first derivatives only.*differentiation="autograd"'):
+    with pytest.raises(RuntimeError, match=r'first derivatives only.*differentiation="native"'):
         first.sum().backward()
 
 

@@ -180,7 +180,9 @@ def test_loaded_cores_may_come_from_numpy_and_are_checked_before_they_are_copied
 @pytest.mark.parametrize(
     ("keywords", "error", "message"),
     [
-        ({"differentiation": "magic"}, ValueError, "autograd, adjoint, got 'magic'"),
+        ({"differentiation": "magic"}, ValueError, "native, adjoint, got 'magic'"),
+        ({"differentiation": "magic", "engine": "numpy"}, ValueError, "native, adjoint, got 'magic'"),
+        ({"differentiation": "native", "engine": "numpy"}, ValueError, "\"adjoint\" with the engine 'numpy'"),
         ({"topology": "TTN"}, TypeError, "options such as"),
         ({"topology": lambda shape: shape}, TypeError, r"adntn.Generator for the shape \(8, 16\), got tuple"),
         ({"topology": adntn.TTN.options(batch=2)}, ValueError, r"\(8, 16\), but TTN\(batch=2\) generates \(2, 8, 16\)"),

@@ -18,7 +18,7 @@ import adntn_torch
 MERA = adntn.MERA.options(bond=2)
 
 
-def network(differentiation: str = "autograd", seed: int = 0) -> nn.Sequential:
+def network(differentiation: str = "native", seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)  # of the biases
     return nn.Sequential(
         adntn_torch.Conv2d(3, 8, 3, padding=1, topology=MERA, differentiation=differentiation, seed=seed),
