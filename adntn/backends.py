@@ -110,10 +110,6 @@ class Backend:
 
         return weight, checked
 
-    def precision(self, dtype: str) -> AbstractContextManager[Any]:
-        """Return the context in which the backend has that number type."""
-        return self.double_precision() if dtype in DOUBLE_DTYPES else nullcontext()
-
 
 def checked_differentiation(differentiation: str | None, engine: str | None = None) -> Differentiation:
     """Return the path that a name means in a framework; None is "native", or "adjoint" with an engine.

@@ -8,8 +8,7 @@ from typing import Any
 
 from adntn.activations import Activation
 from adntn.generator import Generator
-from adntn.network import Level, Network
-from adntn.program.ir import BATCH
+from adntn.network import BATCH, Level, Network
 
 
 @dataclass(frozen=True, eq=False)
