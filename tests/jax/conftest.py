@@ -29,6 +29,15 @@ def differentiation(request: pytest.FixtureRequest) -> str:
     return name
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _few_optimisations() -> Iterator[None]:
+    """Most of the time would go into XLA's optimisations; they are on where JAX runs through the core's tests."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture
 def x64() -> Iterator[None]:
     """Float64 and complex128, for one test."""

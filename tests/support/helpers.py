@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from scipy import special
 
 import adntn
+from adntn.backends import usable_backend
 from adntn.verification.compare import in_double
 from adntn.verification.tolerance import EPSILON
 
@@ -45,10 +45,12 @@ def needs(backend: str) -> None:
 
 @cache
 def _lack(backend: str) -> str:
-    status = {one.name: one.reason for one in adntn.backends()}
-    if backend not in status and importlib.util.find_spec(backend) is None:  # a library without a plug-in
-        return f"{backend} is not installed"
-    return status.get(backend, "")
+    """The reason that `adntn.backends` gives, without loading the other backends."""
+    try:
+        usable_backend(backend)
+    except ImportError as error:
+        return str(error)
+    return ""
 
 
 def relative_error(found: Array, expected: Array) -> float:
