@@ -245,4 +245,4 @@ def _environment(ways: Sequence[Way]) -> tuple[tuple[str, str], ...]:
         name = way.backend.name
         libraries[name] = version_of(name)
         libraries[f"{name}: devices"] = ", ".join(_described(way.backend, device) for device in way.backend.devices())
-    return (*{**own, **libraries, "machine": platform.machine(), "system": platform.platform()}.items(),)
+    return (*{**own, **libraries, "machine": platform.machine(), "system": platform.system()}.items(),)
