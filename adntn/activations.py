@@ -23,6 +23,9 @@ class Activation:
 
     >>> cube = Activation("cube", lambda xp, z: z * z * z, lambda xp, z: 3 * z * z)
 
+    Both functions return an array of the shape and number type that they get. `xp` has where, zeros_like, conj, exp,
+    expm1, logaddexp, tanh, sin, cos and erf of the array library at hand; arithmetic is that of the arrays themselves.
+
     Attributes:
         name: how it is printed.
         function: f, of the bound array functions (`adntn.Namespace`) and the pre-activation.

@@ -35,11 +35,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with these arguments, by default those of the process, and return its exit code."""
+    """Run the command with these arguments, by default those of the process; return its exit code (130: Ctrl-C)."""
     parsed = parser().parse_args(arguments)
     try:
         code: int = parsed.run(parsed)
     except (ImportError, OSError, TypeError, ValueError) as error:
         print(f"adntn {parsed.command}: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"adntn {parsed.command}: stopped, nothing was written", file=sys.stderr)
+        return 130
     return code

@@ -242,6 +242,8 @@ class Generator:
             TypeError: if the cores differ in library, number type or device, or are no floating-point arrays.
         """
         shapes = self.network.core_shapes
+        if not isinstance(cores, Mapping):
+            raise TypeError(f"cores must be a mapping from names to arrays, got {type(cores).__name__}")
         if missing := [name for name in shapes if name not in cores]:
             raise KeyError(f"cores lack {missing[0]!r} of shape {shapes[missing[0]]} ({len(missing)} missing in all)")
         if unknown := [name for name in cores if name not in shapes]:
@@ -265,6 +267,8 @@ class Generator:
             ValueError: if it has not the weight's shape.
             TypeError: if it differs from the cores in library, number type or device.
         """
+        if not hasattr(weight_bar, "shape"):
+            raise TypeError(f"W_bar must be an array of shape {self.shape}, got {type(weight_bar).__name__}")
         if tuple(weight_bar.shape) != self.shape:
             raise ValueError(f"W_bar must have the weight's shape {self.shape}, got {tuple(weight_bar.shape)}")
         check_alike({"W_bar": weight_bar, "the cores": next(iter(cores.values()))}, "W_bar and the cores")

@@ -71,6 +71,8 @@ def verify(
     started = time.perf_counter()
     if generators is not None and (topologies is not None or activations is not None):
         raise ValueError("topologies and activations choose among the cases of adntn; generators bring their own")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
     cases = cases_of(topologies, activations) if generators is None else own_cases(generators)
     types = _taken(cases, chosen(dtypes, DTYPES, "dtypes"))
     ways = _ways(_usable() if backends is None else chosen_backends(backends), device)

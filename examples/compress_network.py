@@ -86,7 +86,12 @@ def parser() -> argparse.ArgumentParser:
     add("--topologies", nargs="+", choices=list(TOPOLOGIES), default=["TTN", "AugmentedTTN", "MERA"])
     add("--bond", type=positive, default=4, help="bond dimension of every level (default: %(default)s)")
     add("--activation", default="tanh", help="between the levels, such as %(default)s (the default), silu, identity")
-    add("--layout", choices=["interleaved", "split"], default="interleaved", help="order of row and column legs")
+    add(
+        "--layout",
+        choices=["interleaved", "split"],
+        default="interleaved",
+        help="of the legs (default: %(default)s)",
+    )
     add("--layers", nargs="+", default=list(HIDDEN_LAYERS), metavar="PATTERN", help="default: %(default)s")
     add("--epochs", type=positive, help=f"default: {DIGITS.epochs} for digits, {LARGE.epochs} for CIFAR-10")
     add("--batch", type=positive, help=f"default: {DIGITS.batch} for digits, {LARGE.batch} for CIFAR-10")

@@ -134,7 +134,8 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 def markdown(document: dict[str, Any]) -> str:
     """Return the page for a results document: how it was made, and the table."""
     results = [Result.from_json(entry) for entry in document["results"]]
-    recipe = document["settings"]["recipe"]
+    settings = document["settings"]
+    recipe = settings["recipe"]
     lines = [
         f"# Accuracy beside compression: {document['data']}",
         "",
@@ -144,6 +145,7 @@ def markdown(document: dict[str, Any]) -> str:
         f"threads: {document['threads']}, {document['seconds']:,.0f} seconds of training in all; "
         + ", ".join(f"{name} {version}" for name, version in document["versions"].items())
         + ").",
+        f"Generators: bond {settings['bond']}, {settings['activation']} between the levels, {settings['layout']} legs.",
     ]
     for group in by_network(results):
         lines += ["", f"## {heading(group)}", ""]

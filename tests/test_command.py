@@ -70,6 +70,7 @@ def test_a_generator_of_ones_own_is_verified(mine: Path, tmp_path: Path, name: s
 
 
 BAD = {
+    "a seed below 0": (["--backends", "numpy", "--seed", "-1"], "seed must be an integer of at least 0, got -1"),
     "topology": (["--topologies", "Mera"], "topologies must be among TTN"),
     "backend": (["--backends", "jxa"], "'jxa' is unknown"),
     "device": (["--backends", "array_api_strict", "--device", "cuda:7"], "device must be one of cpu"),

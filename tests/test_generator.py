@@ -92,6 +92,11 @@ def test_cores_that_do_not_fit_are_named(
             use(cores)
 
 
+def test_cores_are_a_mapping() -> None:
+    with pytest.raises(TypeError, match="mapping from names to arrays, got list"):
+        TTN.weight(list(TTN.init(0).values()))  # type: ignore[arg-type]
+
+
 def test_cores_of_two_libraries_are_not_mixed() -> None:
     torch = pytest.importorskip("torch")
     cores = TTN.init(0)
@@ -105,6 +110,8 @@ def test_weight_adjoints_that_do_not_fit_are_named() -> None:
     _, pullback = TTN.vjp(TTN.init(0))
     with pytest.raises(ValueError, match=r"W_bar must have the weight's shape \(16, 12\), got \(12, 16\)"):
         pullback(np.zeros((12, 16), "float32"))
+    with pytest.raises(TypeError, match=r"W_bar must be an array.*float"):
+        pullback(1.0)
 
 
 def test_gradient_descent_written_by_hand_learns() -> None:

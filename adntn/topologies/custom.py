@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,6 +108,11 @@ def _layout(shape: Shape, output: str, sizes: Mapping[str, int]) -> tuple[Layout
     if len(groups) != len(dimensions):
         raise ValueError(f'output must have {len(dimensions)} groups of labels separated by "|", got {output!r}')
     factors = [[_leg(label, sizes, f"output {output!r}").size for label in group] for group in groups]
+    for dimension, (size, legs) in enumerate(zip(dimensions, factors, strict=True)):
+        if math.prod(legs) < size:
+            raise ValueError(
+                f"output {output!r} gives dimension {dimension} legs of {legs}: their product must be at least {size}"
+            )
     return layout_of(dimensions, factors=factors), [label for group in groups for label in group]
 
 

@@ -136,8 +136,8 @@ def compress(
             or of a shape that its options do not accept. The model is then as it was.
         ImportError: if the engine is not installed or does not work here; the model is then as it was.
     """
-    before = _count(model)
     choices = chosen(model, rules)
+    before = _count(model)
     replacements: dict[str, GeneratedLayer] = {}
     rows: list[Row] = []
     for choice in choices:
