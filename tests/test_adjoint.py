@@ -113,7 +113,7 @@ WRITTEN_OUT = {
 def test_weight_and_gradients_are_those_of_einsums_written_out(
     name: str, expected: Callable[[Cores], Any], dtype: str
 ) -> None:
-    generator = getattr(adntn, name)(RAGGED, bond=3, factors=RAGGED_FACTORS, activation="tanh")
+    generator = getattr(adntn, name)(RAGGED, bond=3, factors=RAGGED_FACTORS, layout="split", activation="tanh")
     cores = generic_cores(generator, seed=2, dtype=dtype)
     assert relative_error(generator.weight(cores), expected(cores)) < tolerance(dtype)
     weight_bar = random_array(RAGGED, 3, dtype)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from helpers import needs
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import adntn
@@ -52,6 +53,8 @@ def generators(draw: st.DrawFn, activations: list[str]) -> adntn.Generator:
 
 def check(library: str, generator: adntn.Generator, dtype: str) -> None:
     made = reference(generator, is_complex=dtype.startswith("complex"))
+    # a sine of complex numbers grows exponentially: what single precision does not reach is no disagreement
+    assume(max(float(np.linalg.norm(made.weight)), *made.sizes.values()) < 1e12)
     backend = adntn.backend(library)
     for differentiation in backend.differentiations:
         found = errors(generator, made, Way(backend, None, differentiation), dtype)

@@ -141,7 +141,7 @@ def test_no_weight_exceeds_the_reported_rank(name: str) -> None:
 
 
 SHARP = {
-    "split tree": (adntn.TTN((16, 16), bond=3, leg=1, activation="identity"), 3),
+    "split tree": (adntn.TTN((16, 16), bond=3, leg=1, layout="split", activation="identity"), 3),
     "low rank": (adntn.LowRank((64, 64), rank=5), 5),
     "a tensor train": (adntn.TensorTrain((64, 64), bond=4, layout="split"), 4),
 }

@@ -52,7 +52,7 @@ def output_legs(generator: Generator) -> tuple[tuple[str, ...], ...]:
 
     >>> import adntn
     >>> adntn.interop.output_legs(adntn.TTN((4, 6), leg=2))
-    (('s1.0', 's1.1'), ('s1.2', 's1.3'))
+    (('s1.0', 's1.2'), ('s1.1', 's1.3'))
     """
     names = iter(named_levels(generator.network)[-1].outputs)
     return tuple(tuple(next(names) for _ in legs) for legs in generator.network.layout.factors)

@@ -24,7 +24,7 @@ def AugmentedTTN(  # noqa: N802 (a constructor, named as the literature names it
     mixing_activation: str | Activation = "identity",
     share: Share = None,
     batch: int | None = None,
-    layout: Order = "split",
+    layout: Order = "interleaved",
     leg: int | None = None,
     factors: Sequence[Sequence[int]] | None = None,
 ) -> Network:

@@ -20,7 +20,7 @@ def Brickwall(  # noqa: N802 (a constructor, named as the literature names it)
     last_activation: str | Activation = "identity",
     share: Share = None,
     batch: int | None = None,
-    layout: Order = "split",
+    layout: Order = "interleaved",
     factors: Sequence[Sequence[int]] | None = None,
 ) -> Network:
     """Return a brickwall circuit: blocks of two staggered layers of gates, with an activation between the blocks.

@@ -10,8 +10,8 @@ from adntn.topologies.tree import TTN
 #: From a weight's shape to its generator: `adntn.TTN.options(bond=4)`, or any function that returns a generator.
 TopologyOptions = Callable[[tuple[int, ...]], Generator]
 
-#: What layers take if nothing is said; with interleaved legs, so that no bond bounds the rank.
-DEFAULT_TOPOLOGY: TopologyOptions = TTN.options(bond=4, layout="interleaved")
+#: What layers take if nothing is said.
+DEFAULT_TOPOLOGY: TopologyOptions = TTN.options(bond=4)
 
 
 def generator_of(topology: TopologyOptions, shape: tuple[int, ...]) -> Generator:

@@ -39,7 +39,7 @@ class TreeOptions:
     mixing_activation: str | Activation = IDENTITY
     share: Share = None
     batch: int | None = None
-    layout: Order = "split"
+    layout: Order = "interleaved"
     leg: int | None = None
     factors: Sequence[Sequence[int]] | None = None
 
@@ -61,7 +61,7 @@ def TTN(  # noqa: N802 (a constructor, named as the literature names it)
     last_activation: str | Activation = "identity",
     share: Share = None,
     batch: int | None = None,
-    layout: Order = "split",
+    layout: Order = "interleaved",
     leg: int | None = None,
     factors: Sequence[Sequence[int]] | None = None,
 ) -> Network:
@@ -69,7 +69,7 @@ def TTN(  # noqa: N802 (a constructor, named as the literature names it)
 
     >>> import adntn
     >>> adntn.TTN((25088, 4096), bond=4).parameters
-    793
+    781
 
     The top core holds 2 to arity + 1 legs. At each level an isometry of shape (chi above, chi below, ...) replaces
     every leg by up to `arity` children; a lone leg passes through a matrix core. A bond is never larger than what the
@@ -84,7 +84,8 @@ def TTN(  # noqa: N802 (a constructor, named as the literature names it)
         last_activation: the same for the weight itself.
         share: None; "level": isometries of one shape are one core within a level; "all": in the whole tree.
         batch: generate that many weights along a leading axis.
-        layout: "split" (rows, then columns) or "interleaved".
+        layout: "interleaved" (row, column, row ...), or "split" (rows, then columns), in which the bond between the two
+            bounds the rank of the weight.
         leg: prime factors are multiplied together into legs of at most this size, by default the largest bond: the
             state before the last level then has about the square root of the weight's size.
         factors: sizes of the legs of each dimension, instead of the factorisation chosen here.

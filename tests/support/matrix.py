@@ -12,7 +12,7 @@ TOPOLOGIES: dict[str, Callable[[str], adntn.Options]] = {
     "TTN, ternary, activation on the weight": lambda f: adntn.TTN.options(
         bond=3, arity=3, leg=1, activation=f, last_activation=f
     ),
-    "TTN, interleaved": lambda f: adntn.TTN.options(bond=3, leg=1, activation=f, layout="interleaved"),
+    "TTN, split": lambda f: adntn.TTN.options(bond=3, leg=1, activation=f, layout="split"),
     "TTN, shared in levels": lambda f: adntn.TTN.options(bond=2, activation=f, share="level"),
     "TTN, shared": lambda f: adntn.TTN.options(bond=2, activation=f, share="all"),
     "TTN, bonds per level": lambda f: adntn.TTN.options(bond=(4, 3), leg=1, activation=[f]),
@@ -59,7 +59,7 @@ SHAPES = [(8, 8), (12, 10), (5, 7, 3), (30,), (11, 13), (1, 6), (2, 3, 1, 2, 2, 
 #: Array libraries, as autoray names them; "numpy" is always there.
 LIBRARIES = ("numpy", "torch", "jax", "cupy", "array_api_strict")
 #: Of the topologies, those that JAX runs too: it compiles every step anew, which takes seconds for each network.
-COMPILED = ("TTN, interleaved", "MERA, periodic, mixing", "Brickwall, shared, batch", "LowRank", "Custom")
+COMPILED = ("TTN, split", "MERA, periodic, mixing", "Brickwall, shared, batch", "LowRank", "Custom")
 ON_LIBRARIES = [
     (library, topology) for library in LIBRARIES for topology in TOPOLOGIES if library != "jax" or topology in COMPILED
 ]

@@ -61,7 +61,7 @@ def test_weight_and_gradients_are_those_of_an_einsum_written_out(differentiation
         16,
         bias=False,
         dtype=torch.float64,
-        topology=adntn.TTN.options(bond=2, activation="tanh"),
+        topology=adntn.TTN.options(bond=2, activation="tanh", layout="split"),
         differentiation=differentiation,
         seed=3,
     )
