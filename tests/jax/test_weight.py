@@ -244,21 +244,22 @@ def test_short_numbers_are_computed_in_float32_and_rounded_once(dtype, different
         assert float(jnp.linalg.norm(core.astype("float32") - expected[name])) <= 4 * unit
 
 
-LARGE = {
-    name: topology((4096, 4096), bond=bond, activation="tanh")
-    for bond in (2, 4)
-    for name, topology in ((f"{kind.name}, bond {bond}", kind) for kind in (adntn.TTN, adntn.AugmentedTTN, adntn.MERA))
-}
+#: The most axes of any array, and of large ones: rows and columns that alternate have to be sorted in the end.
+AXES = {"split": (8, 4), "interleaved": (10, 8)}
 
 
-@pytest.mark.parametrize("generator", LARGE.values(), ids=LARGE.keys())
-def test_what_xla_compiles_has_few_axes_and_few_steps(generator, differentiation):
-    """Compile time grows with both: transposes of 24 legs take XLA minutes."""
+@pytest.mark.parametrize("layout", AXES)
+@pytest.mark.parametrize("bond", [2, 4])
+@pytest.mark.parametrize("topology", [adntn.TTN, adntn.AugmentedTTN, adntn.MERA], ids=lambda one: one.name)
+def test_what_xla_compiles_has_few_axes_and_few_steps(topology, bond, layout, differentiation):
+    """Compile time grows with both: transposes of 24 legs take XLA minutes, these take it less than a second."""
+    generator = topology((4096, 4096), bond=bond, layout=layout, activation="tanh")
+    most, most_if_large = AXES[layout]
     cores = jax.eval_shape(partial(generator.init, backend="jax"))
     program = jax.make_jaxpr(jax.grad(lambda cores: adntn_jax.weight(generator, cores, differentiation).sum()))(cores)
     variables = [variable for equation in _equations(program.jaxpr) for variable in equation.outvars]
-    assert max(variable.aval.ndim for variable in variables) <= 8
-    assert max(variable.aval.ndim for variable in variables if variable.aval.size > 2**20) <= 4
+    assert max(variable.aval.ndim for variable in variables) <= most
+    assert max(variable.aval.ndim for variable in variables if variable.aval.size > 2**20) <= most_if_large
     assert len(variables) < 1500
 
 
