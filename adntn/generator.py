@@ -160,6 +160,10 @@ class Generator:
             KeyError, ValueError, TypeError: if cores are missing, unknown, of a wrong shape, or of different libraries.
         """
         self.check(cores)
+        return self._weight(cores)
+
+    def _weight(self, cores: Mapping[str, Array]) -> Array:
+        """Return the weight of cores that have been checked."""
         dtype, cores = self._prepared(cores)
         functions = namespace_of(cores.values())
         (state,) = run(self.program, cores, functions)
@@ -183,8 +187,8 @@ class Generator:
         if batch is not None and (len(x.shape) < 2 or x.shape[0] != batch):
             raise ValueError(f"x must have the shape ({batch}, ..., {features}), got {tuple(x.shape)}")
         self.check(cores)
-        check_alike({"x": x, **cores}, "x and the cores")
-        weight = self.weight(cores)
+        check_alike({"x": x, "the cores": cores[SCALE]}, "x and the cores")
+        weight = self._weight(cores)
         functions = namespace_of([weight])
         lead = () if batch is None else (batch,)
         rows = functions.reshape(x, (*lead, math.prod(x.shape[len(lead) : -1]), features))

@@ -106,6 +106,14 @@ def test_cores_of_two_libraries_are_not_mixed() -> None:
         TTN.apply(cores, torch.zeros(2, 12))
 
 
+def test_a_core_may_be_called_as_the_input_is() -> None:
+    torch = pytest.importorskip("torch")
+    generator = adntn.Custom((3, 4), blocks=[adntn.Block({"x": "r c"})], sizes={"r": 3, "c": 4}, output="r | c")
+    with pytest.raises(TypeError, match="x and the cores must share one library: 'x' has 'numpy'"):
+        generator.apply(generator.init(0, backend="torch"), np.zeros((2, 4), "float32"))
+    assert generator.apply(generator.init(0, backend="torch"), torch.zeros(2, 4)).shape == (2, 3)
+
+
 def test_weight_adjoints_that_do_not_fit_are_named() -> None:
     _, pullback = TTN.vjp(TTN.init(0))
     with pytest.raises(ValueError, match=r"W_bar must have the weight's shape \(16, 12\), got \(12, 16\)"):

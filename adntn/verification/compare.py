@@ -10,7 +10,7 @@ import autoray
 import numpy as np
 from numpy.typing import NDArray
 
-from adntn.arrays import SHORT_DTYPES, Array, as_dtype, place
+from adntn.arrays import SHORT_DTYPES, Array, as_dtype, dtype_name, place
 from adntn.backends import Backend
 from adntn.generator import Generator
 from adntn.verification.reference import Reference
@@ -121,7 +121,7 @@ def difference(found: NDArray[Any], expected: NDArray[Any], size: float) -> floa
 
 def in_double(array: Array) -> NDArray[Any]:
     """Return an array of any library as a NumPy array in double precision."""
-    if str(array.dtype).rpartition(".")[2] in SHORT_DTYPES:
+    if dtype_name(array) in SHORT_DTYPES:
         array = as_dtype(array, "float32")  # NumPy itself has no bfloat16
     own = np.asarray(autoray.to_numpy(array))
     return own.astype(np.complex128 if own.dtype.kind == "c" else np.float64)

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from adntn import Generator
 from adntn import fit as core_fit
+from adntn.arrays import SHORT_DTYPES, dtype_name
 from adntn.backends import Differentiation, checked_differentiation
 from adntn_torch.differentiate import generate
-
-SHORT_DTYPES = (torch.float16, torch.bfloat16)
 
 #: Called after every evaluation with its number (from 1) and the relative error there.
 Progress = Callable[[int, float], None]
@@ -76,7 +75,7 @@ def fit(
             raise ValueError(f"{name} must be a number of steps of at least 0, got {count}")
     if not isinstance(weight, Tensor):
         raise TypeError(f"weight must be a torch.Tensor, got {type(weight).__name__}; adntn.fit takes other arrays")
-    target = weight.detach().float() if weight.dtype in SHORT_DTYPES else weight.detach()
+    target = weight.detach().float() if dtype_name(weight) in SHORT_DTYPES else weight.detach()
     search = _Search(
         generator,
         target,
