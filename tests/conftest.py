@@ -12,6 +12,7 @@ from hypothesis import settings
 from matrix import LIBRARIES, ON_LIBRARIES, TOPOLOGIES
 
 import adntn
+from adntn.backends import DIFFERENTIATIONS
 
 # The same examples in every run; HYPOTHESIS_PROFILE=explore looks for new ones.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -29,6 +30,13 @@ def topology(request: pytest.FixtureRequest) -> Callable[[str], adntn.Options]:
 @pytest.fixture(params=adntn.ACTIVATIONS)
 def activation(request: pytest.FixtureRequest) -> str:
     """Each activation's name."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=DIFFERENTIATIONS)
+def differentiation(request: pytest.FixtureRequest) -> str:
+    """Each path of differentiation's name."""
     name: str = request.param
     return name
 

@@ -23,12 +23,6 @@ def topology(request: pytest.FixtureRequest) -> adntn_jax.TopologyOptions:
     return options
 
 
-@pytest.fixture(params=adntn_jax.DIFFERENTIATIONS)
-def differentiation(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
 @pytest.fixture(autouse=True, scope="module")
 def _few_optimisations() -> Iterator[None]:
     """Most of the time would go into XLA's optimisations; they are on where JAX runs through the core's tests."""

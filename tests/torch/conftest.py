@@ -54,12 +54,6 @@ def topology(request: pytest.FixtureRequest) -> adntn_torch.TopologyOptions:
     return options
 
 
-@pytest.fixture(params=adntn_torch.DIFFERENTIATIONS)
-def differentiation(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
-
-
 @pytest.fixture(params=LAYERS.values(), ids=LAYERS.keys())
 def built(request: pytest.FixtureRequest) -> tuple[adntn_torch.GeneratedLayer, torch.nn.Module, torch.Tensor]:
     """A generated layer in float64, torch's own with the generated weight and the bias copied in, and an input."""
