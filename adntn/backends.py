@@ -9,6 +9,7 @@ NumPy is always there.
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,8 +17,11 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
-from adntn.arrays import DOUBLE_DTYPES, Array, namespace
+import numpy as np
+
+from adntn.arrays import DOUBLE_DTYPES, Array, namespace, place
 from adntn.generator import Generator
+from adntn.machine import processors
 
 #: The group of entry points.
 GROUP = "adntn.backends"
@@ -36,6 +40,15 @@ def _one_device() -> tuple[str, ...]:
 
 def _as_named(name: str) -> Any:
     return name
+
+
+def _threads() -> int:
+    """Return what the variables say that libraries of linear algebra heed; all processors where they say nothing."""
+    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+        value = os.environ.get(name, "")
+        if value.isdecimal() and int(value) > 0:
+            return int(value)
+    return processors()
 
 
 def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,6 +73,7 @@ class Backend:
         full_precision: a context in which it multiplies float32 in float32: GPUs may round the factors to fewer bits
             (TF32). Verification computes in it; everywhere else the user's own setting governs, in training too.
         device_name: from one of the names of devices to what the device is: "NVIDIA H100" ...
+        threads: returns with how many threads it computes on a CPU.
         compile: from a pure function of arrays, tuples and mappings of arrays to the same function, compiled; the
             function itself where the library has no compiler.
         compile_once: the same for a function that runs once, with the least time for compiling; verification computes
@@ -73,6 +87,7 @@ class Backend:
     double_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
     full_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
     device_name: Callable[[str], str] = str
+    threads: Callable[[], int] = _threads
     compile: Callable[[Callable[..., Any]], Callable[..., Any]] = _as_it_is
     compile_once: Callable[[Callable[..., Any]], Callable[..., Any]] = _as_it_is
 
@@ -84,6 +99,26 @@ class Backend:
     def precision(self, dtype: str) -> AbstractContextManager[Any]:
         """Return the context in which the library has that number type."""
         return self.double_precision() if dtype in DOUBLE_DTYPES else nullcontext()
+
+    def placed_on(self, device: str) -> Any:
+        """Return what `Generator.init(device=...)` takes for the device of that name; None for the default device.
+
+        It may go by another name than in `devices`: JAX calls "cuda:0" what it lists as "gpu:0".
+
+        Raises:
+            ValueError: if there is no such device, or arrays cannot lie on it.
+        """
+        there = self.devices()
+        try:
+            placed_on = self.device(device)
+            place(np.ones(()), self.name, "float32", placed_on)
+        except Exception as error:  # whatever a library raises for a name that it does not know
+            raise ValueError(
+                f"device must be one of {', '.join(there)} on {self.name}, got {device!r}: {_in_words(error)}"
+            ) from error
+        if placed_on is None and device not in there:
+            raise ValueError(f"device must be one of {', '.join(there)} on {self.name}, got {device!r}")
+        return placed_on
 
     def vjp(
         self, generator: Generator, cores: Mapping[str, Array], differentiation: str = "adjoint"

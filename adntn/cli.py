@@ -15,6 +15,7 @@ from adntn.commands import COMMANDS
 EXAMPLES = """examples:
   adntn backends
   adntn verify --backends numpy,torch --html agreement.html
+  adntn calibrate --backends numpy,torch
   adntn verify --help
 """
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adntn.arrays import DTYPES, place
+from adntn.arrays import DTYPES
 from adntn.backends import NUMPY, Backend, backend, backends, version_of
 from adntn.generator import Generator
 from adntn.verification.cases import Case, cases_of, chosen, own_cases
@@ -75,7 +75,7 @@ def verify(
         raise ValueError(f"seed must be an integer of at least 0, got {seed!r}")
     cases = cases_of(topologies, activations) if generators is None else own_cases(generators)
     types = _taken(cases, chosen(dtypes, DTYPES, "dtypes"))
-    ways = _ways(_usable() if backends is None else chosen_backends(backends), device)
+    ways = _ways(usable_backends() if backends is None else chosen_backends(backends), device)
     lacks = {(way.backend.name, dtype): lack(way, dtype) for way in ways for dtype in types}
     _check_not_idle(lacks, each=backends is not None)
     task = _Task(ways, types, {key for key, reason in lacks.items() if reason}, seed)
@@ -198,7 +198,8 @@ def _check_not_idle(lacks: Mapping[tuple[str, str], str], *, each: bool) -> None
         raise ValueError(f"nothing to verify on {idle[0]}: {reasons}")
 
 
-def _usable() -> tuple[Backend, ...]:
+def usable_backends() -> tuple[Backend, ...]:
+    """Return NumPy and all plug-ins that can be used here."""
     return tuple(backend(status.name) for status in backends() if status.usable)
 
 
@@ -212,24 +213,14 @@ def _ways(libraries: Sequence[Backend], device: str | None) -> tuple[Way, ...]:
     ways: list[Way] = []
     for library in libraries:
         try:
-            there = library.devices()
+            library.devices()
         except Exception as error:  # whatever a library does without its driver
             raise ImportError(f"backend {library.name!r} cannot be used: {error}") from error
         where = None if library == NUMPY else device
-        if where is not None and where not in there and not _takes(library, where):
-            raise ValueError(f"device must be one of {', '.join(there)} on {library.name}, got {where!r}")
+        if where is not None:
+            library.placed_on(where)
         ways += [Way(library, where, path) for path in library.differentiations]
     return tuple(ways)
-
-
-def _takes(library: Backend, device: str) -> bool:
-    """Return whether arrays can lie on a device that goes by another name: JAX calls "cuda:0" what it lists as gpu."""
-    try:
-        placed_on = library.device(device)
-        place(np.ones(()), library.name, "float32", placed_on)
-    except Exception:  # whatever a library raises for a name that it does not know
-        return False
-    return placed_on is not None
 
 
 def _described(library: Backend, device: str) -> str:

@@ -129,7 +129,7 @@ def test_a_backend_from_elsewhere_is_verified_by_the_command(installed: Path) ->
 
 
 def test_importing_the_library_imports_no_framework() -> None:
-    code = "import adntn, sys; print({'torch', 'jax', 'cupy', 'rich', 'pytest'} & set(sys.modules))"
+    code = "import adntn, sys; print({'torch', 'jax', 'cupy', 'rich', 'platformdirs', 'pytest'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

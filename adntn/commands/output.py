@@ -1,9 +1,11 @@
-"""What subcommands share: how they are declared, the console they print to, lists of names, and whole files."""
+"""What subcommands share: how they are declared, the console they print to, progress, lists of names, whole files."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,28 @@ def console(*, stderr: bool = False) -> Console:
 
     made = Console(stderr=stderr, highlight=False)
     return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=WIDTH)
+
+
+@contextmanager
+def shown_progress(task: str) -> Iterator[Callable[[int, int, str], None] | None]:
+    """Show a bar on a terminal, and nothing elsewhere.
+
+    The function wants the number of things done, the number of all, and the name of the one that comes next.
+    """
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn  # noqa: PLC0415
+
+    errors = console(stderr=True)
+    if not errors.is_terminal:
+        yield None
+        return
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True) as bar:
+        shown = bar.add_task(task, total=None)
+
+        def show(done: int, count: int, following: str) -> None:
+            bar.update(shown, completed=done, total=count, description=following or "done")
+
+        yield show
 
 
 def names(text: str) -> tuple[str, ...]:

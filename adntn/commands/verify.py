@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import runpy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from adntn.activations import ACTIVATIONS
 from adntn.arrays import DTYPES
-from adntn.commands.output import console, names, subcommand, writable, write_whole
+from adntn.commands.output import console, names, shown_progress, subcommand, writable, write_whole
 from adntn.verification.cases import TOPOLOGIES
 from adntn.verification.result import Verification
-from adntn.verify import DEFAULT_DTYPES, Progress, verify
+from adntn.verify import DEFAULT_DTYPES, verify
 
 SUMMARY = "compare weights and gradients of all backends with a reference in double precision"
 EXAMPLES = """examples:
@@ -56,7 +54,7 @@ def add(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 def run(arguments: argparse.Namespace) -> int:
     """Verify, print the table, write the files; return 0 if all cells agree and 1 if not."""
-    with _shown_progress() as progress:
+    with shown_progress("verify") as progress:
         result = verify(
             None if arguments.generator is None else own(arguments.generator),
             backends=arguments.backends,
@@ -99,22 +97,3 @@ def _print(result: Verification) -> None:
     out = console()
     out.print(result.table())
     out.print(str(result), markup=False)
-
-
-@contextmanager
-def _shown_progress() -> Iterator[Progress | None]:
-    """Show a bar on a terminal, and nothing elsewhere."""
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn  # noqa: PLC0415
-
-    errors = console(stderr=True)
-    if not errors.is_terminal:
-        yield None
-        return
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, transient=True) as bar:
-        task = bar.add_task("verify", total=None)
-
-        def show(done: int, count: int, case: str) -> None:
-            bar.update(task, completed=done, total=count, description=case or "done")
-
-        yield show

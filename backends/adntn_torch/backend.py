@@ -63,4 +63,5 @@ BACKEND = Backend(
     native_vjp=native_vjp,
     full_precision=full_precision,
     device_name=device_name,
+    threads=torch.get_num_threads,
 )
