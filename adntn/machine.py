@@ -112,23 +112,31 @@ def machine(backend: str, dtype: str = "float32", device: Any = None) -> Machine
 def key(backend: str, dtype: str, device: Any = None) -> str:
     """Return under which name a measurement is kept: all that it depends on and that is cheap to ask.
 
-    The library and its version, the number type, and the processor. Of a GPU that is its name, so that equal ones share
-    a measurement. Of a CPU it is its name, its instruction set, how many processors this process may use, and how many
-    threads the library takes: one file can then serve machines that share a home directory, and runs with other
-    settings of OMP_NUM_THREADS.
+    The library and its version, the number type, and the `processor`.
 
     Raises:
         ImportError: if there is no such backend.
     """
     from adntn.backends import version_of  # noqa: PLC0415  (backends know generators, whose programs know machines)
 
+    return " | ".join((f"{backend} {version_of(backend)}".strip(), dtype, processor(backend, device)))
+
+
+def processor(backend: str, device: Any = None) -> str:
+    """Return what a device is.
+
+    Of a GPU that is its name, so that equal ones share a measurement. Of a CPU it is its name, its instruction set, how
+    many threads the library takes and how many processors this process may use: one file then serves machines that
+    share a home directory, and runs with other settings of OMP_NUM_THREADS.
+
+    Raises:
+        ImportError: if there is no such backend.
+    """
     library = _library(backend)
     where = _device_of(library, device)
-    if _is_cpu(where):
-        processor = f"{_cpu()}, {platform.machine()}, {library.threads()} threads on {processors()} processors"
-    else:
-        processor = _gpu(library, where)
-    return " | ".join((f"{backend} {version_of(backend)}".strip(), dtype, processor))
+    if not _is_cpu(where):
+        return _gpu(library, where)
+    return f"{_cpu()}, {platform.machine()}, {library.threads()} threads on {processors()} processors"
 
 
 def processors() -> int:

@@ -26,7 +26,7 @@ MATRICES = (256, 512, 1024, 2048, 4096)
 LONG = 0.05
 #: Calls in a chain whose time is mostly overhead, and the size of their matrices.
 CHAIN, TINY = 32, 8
-#: One sample: enough calls to last this long, in seconds.
+#: One sample: enough calls to last this long, in seconds, if there is time.
 SAMPLE = 2e-3
 #: Timings in all, among which the time is divided.
 TIMINGS = 3 + len(CACHED) + len(MATRICES)
@@ -101,10 +101,8 @@ class _Bench:
     def operations(self) -> float:
         """Return the operations per second of the product of two large matrices."""
         best = 0.0
-        compiled = self.library.compile(self.functions.matmul)
         for size in MATRICES:
-            factor = self._identity(size)
-            seconds = self._seconds(lambda array, factor=factor: compiled(array, factor), factor)
+            seconds = self._multiplied(self.functions.matmul, size)
             best = max(best, 2 * size**3 / seconds)
             if seconds > LONG:
                 break
@@ -119,17 +117,17 @@ class _Bench:
                 array = matmul(array, factor)
             return array
 
-        compiled, factor = self.library.compile(chain), self._identity(TINY)
-        return self._seconds(lambda array: compiled(array, factor), factor) / CHAIN
+        return self._multiplied(chain, TINY) / CHAIN
 
     def tanh(self, size: int) -> float:
         """Return the numbers per second of tanh of an array of that many bytes."""
         vector = self._vector(size)
         return int(vector.shape[0]) / self._seconds(self.library.compile(self.functions.tanh), vector)
 
-    def _identity(self, size: int) -> Array:
-        """Return a factor under which products of products neither grow nor vanish."""
-        return self._placed(np.eye(size, dtype="float32"))
+    def _multiplied(self, function: Callable[[Array, Array], Array], size: int) -> float:
+        """Return the seconds of a function of a matrix and a factor: the identity, under which nothing grows."""
+        compiled, factor = self.library.compile(function), self._placed(np.eye(size, dtype="float32"))
+        return self._seconds(lambda array: compiled(array, factor), factor)
 
     def _vector(self, size: int) -> Array:
         """Return a vector of that many bytes, of ones: system memory that was never written to reads too fast."""
@@ -156,7 +154,7 @@ class _Bench:
 
         elapsed(1)  # compiles, allocates, wakes threads
         repeats = 1
-        while min(elapsed(repeats) for _ in range(3)) < SAMPLE:
+        while min(elapsed(repeats) for _ in range(3)) < min(SAMPLE, self.budget):
             repeats *= 2
         until = time.perf_counter() + self.budget
         samples = [elapsed(repeats) for _ in range(3)]

@@ -141,7 +141,7 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
-@pytest.mark.parametrize("command", [[], ["verify"], ["backends"]])
+@pytest.mark.parametrize("command", [[], ["verify"], ["calibrate"], ["backends"]])
 def test_the_help_shows_examples(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main([*command, "--help"])

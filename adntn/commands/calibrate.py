@@ -12,7 +12,7 @@ from pathlib import Path
 from adntn.arrays import DTYPES
 from adntn.backends import Backend
 from adntn.commands.output import console, names, shown_progress, subcommand, write_whole
-from adntn.machine import DIRECTORY, Machine, cache_file, forget, key, processors, read, text
+from adntn.machine import DIRECTORY, Machine, cache_file, forget, key, processor, processors, read, text
 from adntn.measure import measure
 from adntn.verification.cases import chosen
 from adntn.verify import chosen_backends, usable_backends
@@ -25,7 +25,8 @@ EXAMPLES = """examples:
   adntn calibrate --show
 
 Run it while the machine does nothing else, and with the number of threads (OMP_NUM_THREADS) that you will use.
-What was measured before, on other devices or with other versions, is kept beside it.
+It is kept in the user's cache directory, or in the directory that ADNTN_CACHE names, beside what was measured before
+on other devices or with other versions.
 
 exit codes: 0 all measured, 1 something could not be measured, 2 bad input
 """
@@ -80,16 +81,17 @@ def _places(libraries: Sequence[Backend], devices: Sequence[str] | None) -> Iter
     """
     if devices is None:
         for library in libraries:
-            kinds = {key(library.name, "", device): device for device in reversed(library.devices())}
+            kinds = {processor(library.name, device): device for device in reversed(library.devices())}
             yield from ((library.name, device) for device in reversed(kinds.values()))
         return
-    found = {(library.name, device): _lack(library, device) for library in libraries for device in devices}
-    rows = [[(library.name, device) for device in devices] for library in libraries]
-    columns = [[(library.name, device) for library in libraries] for device in devices]
-    for line in (*columns, *rows):
-        if all(found[place] for place in line):
-            raise ValueError(found[line[0]])
-    yield from (place for place, reason in found.items() if not reason)
+    lacks = {(library.name, device): _lack(library, device) for library in libraries for device in devices}
+    for device in devices:
+        if all(lacks[library.name, device] for library in libraries):
+            raise ValueError("; ".join(lacks[library.name, device] for library in libraries))
+    for library in libraries:
+        if all(lacks[library.name, device] for device in devices):
+            raise ValueError(lacks[library.name, devices[0]])
+    yield from (place for place, reason in lacks.items() if not reason)
 
 
 def _lack(library: Backend, device: str) -> str:
