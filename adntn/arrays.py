@@ -26,6 +26,8 @@ DOUBLE_DTYPES = ("float64", "complex128")
 EXTRAS = ("cupy", "jax", "torch")
 #: Libraries whose `reshape` either merges axes or splits them, but does not do both at once.
 MERGING_OR_SPLITTING = ("dask",)
+#: Libraries whose arrays can be written in place, and whose functions take `out`.
+IN_PLACE = ("cupy", "numpy", "torch")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Namespace:
     backend: str
     is_complex: bool
     matmul: Callable[..., Array]
+    multiply: Callable[..., Array]
     reshape: Callable[..., Array]
     permute: Callable[..., Array]
     concatenate: Callable[..., Array]
@@ -112,7 +115,7 @@ def _bind(backend: str, is_complex: bool) -> Namespace:
     except ImportError:
         fuse = None
     reshape = _first_of(backend, "reshape")
-    same_name = ("matmul", "zeros_like", "where", "exp", "expm1", "logaddexp", "tanh", "sin", "cos")
+    same_name = ("matmul", "multiply", "zeros_like", "where", "exp", "expm1", "logaddexp", "tanh", "sin", "cos")
     return Namespace(
         backend=backend,
         is_complex=is_complex,
@@ -260,6 +263,8 @@ def merged_permutation(sizes: Sequence[int], destination: Sequence[int]) -> tupl
         sizes: sizes of the axes.
         destination: where each axis goes: any distinct numbers, of which only the order counts.
     """
+    kept = [axis for axis, size in enumerate(sizes) if size != 1]  # where the others go makes no difference
+    sizes, destination = [sizes[axis] for axis in kept], [destination[axis] for axis in kept]
     order = sorted(range(len(sizes)), key=lambda axis: destination[axis])
     target = {axis: position for position, axis in enumerate(order)}
     runs: list[list[int]] = []
@@ -295,6 +300,16 @@ def transposition(sizes: Sequence[int], destination: Sequence[int], after: tuple
     """
     before, axes = merged_permutation(sizes, destination)
     return Transposition(before, None if axes == tuple(range(len(axes))) else axes, after)
+
+
+def padded(array: Array, axis: int, size: int, whole: int, functions: Namespace) -> Array:
+    """Append zeros along one axis, with nothing but slicing and concatenation (every array library has them)."""
+    while size < whole:
+        extra = min(size, whole - size)
+        part = array[(*(slice(None),) * axis, slice(0, extra), ...)]
+        array = functions.concatenate([array, functions.zeros_like(part)], axis)
+        size += extra
+    return array
 
 
 def check_alike(arrays: Mapping[str, Array], what: str) -> None:

@@ -226,7 +226,7 @@ class Generator:
         computed = dtype_name(next(iter(cores.values())))
         seed = self._assembly.disassemble(as_dtype(weight_bar, computed), functions)
         given = {tensor.name: array for tensor, array in zip(self.adjoint.residuals, residuals, strict=True)}
-        gradients = run(self.adjoint.backward, {**cores, **given, self.adjoint.seed.name: seed}, functions)
+        gradients = run(self.adjoint.backward, {**cores, **given, self.adjoint.seeds[0].name: seed}, functions)
         shapes = self.network.core_shapes
         return {
             tensor.name: as_dtype(functions.reshape(gradient, shapes[tensor.name]), dtype)

@@ -74,7 +74,7 @@ def report(network: Network, program: Program, adjoint: Adjoint, itemsize: int) 
         adjoint.forward.steps + adjoint.backward.steps,
         (adjoint.forward.outputs[0], *adjoint.backward.outputs),
     )
-    seed_bytes = adjoint.seed.size * itemsize
+    seed_bytes = adjoint.seeds[0].size * itemsize
     together = cost(both, itemsize)
     return Report(
         topology=network.topology,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from adntn.arrays import Array, Namespace, Transposition, transposition
+from adntn.arrays import Array, Namespace, Transposition, padded, transposition
 
 Order = Literal["split", "interleaved"]
 
@@ -98,6 +98,10 @@ class Layout:
         positions = {leg: rank for rank, leg in enumerate(sorted(self.order))}
         return tuple(positions[leg] for leg in self.order)
 
+    def tile(self, rows: Sequence[int]) -> Layout:
+        """Return the layout of some neighbouring rows: those for which the row legs have only so many values."""
+        return Layout((math.prod(rows), *self.shape[1:]), (tuple(rows), *self.factors[1:]), self.order)
+
     def assembly(self, axes: Sequence[int], batch: int | None) -> Assembly:
         """Return how a state becomes the weight.
 
@@ -144,19 +148,9 @@ class Assembly:
     def disassemble(self, weight: Array, functions: Namespace) -> Array:
         """Return the adjoint of `assemble`: the numbers put back into legs, zero in the padding."""
         sizes = zip(self.layout.shape, self.layout.padded_shape, strict=True)
-        for dimension, (size, padded) in enumerate(sizes, start=self.lead):
-            weight = _padded(weight, dimension, size, padded, functions)
+        for dimension, (size, whole) in enumerate(sizes, start=self.lead):
+            weight = padded(weight, dimension, size, whole, functions)
         return self.into_legs(weight, functions)
-
-
-def _padded(array: Array, dimension: int, size: int, padded: int, functions: Namespace) -> Array:
-    """Append zeros along one dimension, with nothing but slicing and concatenation (every array library has them)."""
-    while size < padded:
-        extra = min(size, padded - size)
-        part = array[(*(slice(None),) * dimension, slice(0, extra), ...)]
-        array = functions.concatenate([array, functions.zeros_like(part)], dimension)
-        size += extra
-    return array
 
 
 def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:

@@ -17,24 +17,25 @@ class Adjoint:
     """A program with its reverse.
 
     Attributes:
-        forward: the program, returning its result and then the residuals.
-        backward: from the cores, the residuals and `seed` to the gradients, in the order of the program's inputs.
+        forward: the program, returning its results and then the residuals.
+        backward: from the program's inputs, the residuals and the seeds to the gradients.
         residuals: the intermediate results that the reverse needs.
-        seed: the adjoint of the result.
+        seeds: the adjoints of the results, in their order.
+        reached: the inputs that have a gradient, in the order of the gradients; all that the results depend on.
     """
 
     forward: Program
     backward: Program
     residuals: tuple[Tensor, ...]
-    seed: Tensor
+    seeds: tuple[Tensor, ...]
+    reached: tuple[Tensor, ...]
 
 
 def adjoint(program: Program) -> Adjoint:
-    """Return the adjoint of a program with one output."""
-    (result,) = program.outputs
-    seed = Tensor(_bar(result.name), result.legs)
+    """Return the adjoint of a program, whose outputs are results of its steps."""
+    seeds = tuple(Tensor(_bar(result.name), result.legs) for result in program.outputs)
     names = {tensor.name for tensor in program.inputs}
-    collected: dict[str, Tensor] = {result.name: seed}
+    collected = {result.name: seed for result, seed in zip(program.outputs, seeds, strict=True)}
     steps: list[Step] = []
     for step in reversed(program.steps):
         arriving = collected.pop(step.out.name, None)
@@ -42,15 +43,16 @@ def adjoint(program: Program) -> Adjoint:
             continue
         for target, made in _reversed(step, Tensor(arriving.name, step.out.legs)):
             steps += _add(target, made, collected)
-    gradients = tuple(collected[tensor.name] for tensor in program.inputs)
-    known = names | {step.out.name for step in steps} | {seed.name}
+    reached = tuple(tensor for tensor in program.inputs if tensor.name in collected)
+    known = names | {step.out.name for step in steps} | {seed.name for seed in seeds}
     residuals = {tensor.name: tensor for step in steps for tensor in step.inputs if tensor.name not in known}
     kept = tuple(residuals.values())
     return Adjoint(
-        program.returning((result, *kept)),
-        Program((*program.inputs, *kept, seed), tuple(steps), gradients),
+        program.returning((*program.outputs, *kept)),
+        Program((*program.inputs, *kept, *seeds), tuple(steps), tuple(collected[tensor.name] for tensor in reached)),
         kept,
-        seed,
+        seeds,
+        reached,
     )
 
 

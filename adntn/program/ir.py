@@ -130,8 +130,15 @@ class Program:
         return tuple(reversed(releases))
 
     def returning(self, outputs: Iterable[Tensor]) -> Program:
-        """Return the same steps with other outputs."""
-        return Program(self.inputs, self.steps, tuple(outputs))
+        """Return the steps that other outputs need, and these outputs."""
+        outputs = tuple(outputs)
+        needed = {tensor.name for tensor in outputs}
+        steps: list[Step] = []
+        for step in reversed(self.steps):
+            if step.out.name in needed:
+                steps.append(step)
+                needed.update(tensor.name for tensor in step.inputs)
+        return Program(self.inputs, tuple(reversed(steps)), outputs)
 
     def __str__(self) -> str:
         lines = [str(step) for step in self.steps]

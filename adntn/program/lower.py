@@ -4,6 +4,9 @@ A level is swept from its first leg to its last. Neighbouring cores are multipli
 product, with the disentanglers between them) before they meet the state, so that the large state is read and written a
 few times instead of once per core. Blocks that are no such sweep go through opt_einsum's path search. A level for which
 the user has chosen a path is contracted along it instead.
+
+A program that is to run tile by tile (`nest`) is swept in its last level from the last leg to the first: what all tiles
+share comes first, and each step then reads the large state in the order in which its result lies in the weight.
 """
 
 from __future__ import annotations
@@ -48,12 +51,14 @@ class LoweredLevel:
         return self.block if self.activation is None else self.activation.out
 
 
-def lower_levels(network: Network, paths: Paths = ()) -> tuple[LoweredLevel, ...]:
+def lower_levels(network: Network, paths: Paths = (), sweep: Sweep | None = None) -> tuple[LoweredLevel, ...]:
     """Return the steps of every level, without the scale; levels with a path of their own follow it."""
     lowered = []
     state: Tensor | None = None
+    last = len(network.levels) - 1
     for number in range(len(network.levels)):
-        lowered.append(_lower_level(network, number, state, paths[number] if paths else None))
+        path = paths[number] if paths else None
+        lowered.append(_lower_level(network, number, state, path, sweep if number == last else None))
         state = lowered[-1].state
     return tuple(lowered)
 
@@ -76,22 +81,37 @@ def choose_paths(network: Network, optimize: Any, level: int | None, known: Path
     return tuple(paths)
 
 
-def lower(network: Network, paths: Paths = ()) -> Program:
+@dataclass(frozen=True)
+class Sweep:
+    """How the last level is contracted for tiles.
+
+    Attributes:
+        looped: how many of the first row legs have one value (or few) in each tile.
+        group_input: cores are grouped while the group's input has at most this many values.
+    """
+
+    looped: int
+    group_input: int = GROUP_INPUT
+
+
+def lower(network: Network, paths: Paths = (), sweep: Sweep | None = None) -> Program:
     """Return the program that computes the network's last state, times the scale, from its cores.
 
-    The scale is multiplied into the smallest state that it commutes with: the one before the last linear levels.
+    The scale is multiplied into the smallest tensor that it commutes with: the state before the last linear levels, or
+    a core that stands once in them.
 
     Args:
         network: what to compute.
         paths: a contraction path for each level, None where the order is chosen here; () for none at all.
+        sweep: how the last level is contracted if the program is to run tile by tile.
     """
-    levels = lower_levels(network, paths)
+    levels = lower_levels(network, paths, sweep)
     steps = [step for level in levels for step in level.steps]
     result = levels[-1].state
     inputs = tuple(Tensor(name, _core_legs(network, name)) for name in network.core)
     scale = Tensor(SCALE, _batch_legs(network))
 
-    plain = _where_scale_commutes(network, levels, inputs)
+    plain = _where_scale_commutes(network, levels)
     scaled = Tensor(f"scaled {plain.name}", plain.legs)
     made = [position for position, step in enumerate(steps) if step.out.name == plain.name]
     first = made[0] + 1 if made else 0
@@ -102,16 +122,15 @@ def lower(network: Network, paths: Paths = ()) -> Program:
     return Program((*inputs, scale), tuple(steps), (result,))
 
 
-def _where_scale_commutes(network: Network, levels: tuple[LoweredLevel, ...], inputs: tuple[Tensor, ...]) -> Tensor:
-    """Return the state before the last linear levels or, if all levels are linear, the smallest core used once."""
+def _where_scale_commutes(network: Network, levels: tuple[LoweredLevel, ...]) -> Tensor:
+    """Return the smallest of the state before the last linear levels and the cores that stand once, in these."""
     where = len(levels)
     while where > 0 and network.levels[where - 1].activation.is_identity:
         where -= 1
-    if where > 0:
-        return levels[where - 1].state
     uses = Counter(node.core for level in network.levels for node in level.nodes)
-    candidates = [tensor for tensor in inputs if uses[tensor.name] == 1]
-    return min(candidates, key=lambda tensor: tensor.size, default=levels[0].state)
+    linear = (node for level in network.levels[where:] for node in level.nodes)
+    once = [Tensor(node.core, _batch_legs(network) + node.legs) for node in linear if uses[node.core] == 1]
+    return min([levels[max(where - 1, 0)].state, *once], key=lambda tensor: tensor.size)
 
 
 def _batch_legs(network: Network) -> tuple[Leg, ...]:
@@ -127,6 +146,12 @@ def _target_order(network: Network) -> dict[Leg, int]:
     return dict(zip(network.levels[-1].output, network.layout.rank_in_weight, strict=True))
 
 
+def row_legs(network: Network) -> tuple[Leg, ...]:
+    """Return the legs of the weight's rows, in the order in which they count the rows."""
+    legs = zip(network.layout.order, network.levels[-1].output, strict=True)
+    return tuple(leg for (dimension, _), leg in sorted(legs, key=lambda pair: pair[0]) if dimension == 0)
+
+
 def _level_tensors(network: Network, level: Level, state: Tensor | None) -> list[Tensor]:
     """Return what a level contracts: the state before it, if there is one, then the cores at their places."""
     batch = _batch_legs(network)
@@ -134,12 +159,15 @@ def _level_tensors(network: Network, level: Level, state: Tensor | None) -> list
     return factors if state is None else [state, *factors]
 
 
-def _lower_level(network: Network, number: int, state: Tensor | None, path: Path | None) -> LoweredLevel:
+def _lower_level(
+    network: Network, number: int, state: Tensor | None, path: Path | None, sweep: Sweep | None
+) -> LoweredLevel:
     """Return a level's steps; the last level's aim at the order of its legs in the weight."""
     level, batch = network.levels[number], _batch_legs(network)
     target = _target_order(network) if number == len(network.levels) - 1 else None
-    block = _Block(number, batch, level.output, target)
-    groups = None if state is None or path is not None else _groups(level.nodes, state.legs[len(batch) :])
+    rows = row_legs(network) if sweep is not None else ()
+    block = _Block(number, batch, level.output, target, rows, sweep)
+    groups = None if state is None or path is not None else block.groups(level.nodes, state.legs[len(batch) :])
     if state is not None and groups is not None:
         after = block.sweep(state, groups)
     else:
@@ -163,43 +191,88 @@ def _open_legs(tensors: Iterable[tuple[Leg, ...]]) -> tuple[Leg, ...]:
     return tuple(leg for leg, count in seen.items() if count == 1)
 
 
-def _groups(nodes: Sequence[Node], state: tuple[Leg, ...]) -> list[list[Node]] | None:
-    """Return runs of nodes to be multiplied out, or None if some node touches neither state nor earlier nodes."""
+def _groups(
+    nodes: Sequence[Node], state: tuple[Leg, ...], group_input: int, looped: frozenset[Leg], whole: frozenset[Leg]
+) -> list[list[Node]] | None:
+    """Return runs of nodes to be multiplied out, or None if some node touches neither state nor earlier nodes.
+
+    No group makes both `looped` rows and others: those of one tile are shared by many.
+    """
     groups: list[list[Node]] = []
-    line, entering = set(state), set[Leg]()
+    line, entering, made_rows = set(state), set[Leg](), set[Leg]()
     for node in nodes:
         consumed = line.intersection(node.legs)
         if not consumed:
             return None
         made_here = set() if not groups else set(_open_legs(other.legs for other in groups[-1])) - entering
         wider = entering | (consumed - made_here)
-        if groups and _size(wider) <= GROUP_INPUT:
+        mixed = bool(looped.intersection(node.legs) and whole & made_rows)
+        if groups and _size(wider) <= group_input and not mixed:
             groups[-1].append(node)
             entering = wider
         else:
             groups.append([node])
-            entering = consumed
+            entering, made_rows = consumed, set()
+        made_rows |= {*node.legs} & (looped | whole)
         line = (line - consumed) | (set(node.legs) - consumed)
     return groups
+
+
+def _from_the_end(nodes: Sequence[Node], state: tuple[Leg, ...]) -> list[Node]:
+    """Return the nodes in an order from the last leg to the first; each still follows those whose legs it reads."""
+    maker: dict[Leg, int] = {}
+    reads: list[set[int]] = []
+    for number, node in enumerate(nodes):
+        reads.append({maker[leg] for leg in node.legs if leg in maker})
+        maker |= {leg: number for leg in node.legs if leg not in maker and leg not in state}
+    order: list[int] = []
+    for first in reversed([number for number, before in enumerate(reads) if not before]):
+        order.append(first)
+        while ready := [
+            number for number, before in enumerate(reads) if before and number not in order and before <= {*order}
+        ]:
+            order.append(ready[-1])
+    return [nodes[number] for number in order]
 
 
 class _Block:
     """The linear block of one level while it is lowered: collects steps and names their results."""
 
     def __init__(
-        self, number: int, batch: tuple[Leg, ...], output: tuple[Leg, ...], target: dict[Leg, int] | None
+        self,
+        number: int,
+        batch: tuple[Leg, ...],
+        output: tuple[Leg, ...],
+        target: dict[Leg, int] | None,
+        rows: tuple[Leg, ...],
+        sweep: Sweep | None,
     ) -> None:
-        self.number, self.batch, self.target = number, batch, target
+        self.number, self.batch, self.target, self.sweep_of_tiles = number, batch, target, sweep
         self.name = f"Z{number}"
+        self.looped = frozenset(rows[: sweep.looped] if sweep is not None else ())
+        self.rows = frozenset(rows) - self.looped  # whole in every tile
         # rows before columns as early as possible: the last transpose then has fewer axes
         self.order = {leg: place for place, leg in enumerate(output)} if target is None else target
-        self.output = (*batch, *sorted(output, key=self.order.__getitem__))
+        self.output = (*batch, *sorted(output, key=self._place))
         self.steps: list[Step] = []
         self.count = 0
 
     def _next_name(self) -> str:
         self.count += 1
         return f"level{self.number}/part{self.count - 1}"
+
+    def _place(self, leg: Leg) -> tuple[int, int]:
+        """What legs are sorted by: for tiles whole rows, looped rows, bonds, columns; else bonds come last."""
+        if self.sweep_of_tiles is None:
+            return 0, self.order.get(leg, len(self.order))
+        kind = 0 if leg in self.rows else 1 if leg in self.looped else 3 if leg in self.order else 2
+        return kind, self.order.get(leg, 0)
+
+    def groups(self, nodes: Sequence[Node], state: tuple[Leg, ...]) -> list[list[Node]] | None:
+        """Return the level's nodes in the groups that meet the state one after another; None if it is no sweep."""
+        if self.sweep_of_tiles is None:
+            return _groups(nodes, state, GROUP_INPUT, frozenset(), frozenset())
+        return _groups(_from_the_end(nodes, state), state, self.sweep_of_tiles.group_input, self.looped, self.rows)
 
     def sweep(self, state: Tensor, groups: list[list[Node]]) -> Tensor:
         """Apply the groups to the state one after another, each in the place of the legs that it takes."""
@@ -209,14 +282,21 @@ class _Block:
             made = sorted((leg for leg in own if leg not in entering), key=self._place)
             factors = [Tensor(node.core, self.batch + node.legs) for node in group]
             operator = self.contract(factors, (*self.batch, *made, *entering), self._next_name())
-            first = state.legs.index(entering[0])
-            kept = tuple(leg for leg in state.legs if leg not in entering)
             last = group is groups[-1]
-            legs = self.output if last and self.target is None else (*kept[:first], *made, *kept[first:])
+            legs = self.output if last and self.target is None else self._after(state.legs, entering, made)
             after = Tensor(self.name if last else self._next_name(), legs)
             self.steps.append(Contract(after, state, operator))
             state = after
         return state
+
+    def _after(self, legs: tuple[Leg, ...], entering: tuple[Leg, ...], made: list[Leg]) -> tuple[Leg, ...]:
+        """Return the legs after a group: what it makes stands where its input stood, whole rows in front of all."""
+        first = legs.index(entering[0])
+        kept = [leg for leg in legs if leg not in entering]
+        placed = [*kept[:first], *made, *kept[first:]]
+        rows = sorted((leg for leg in placed if leg in self.rows), key=self._place)
+        others = [leg for leg in placed if leg not in self.rows and leg not in self.batch]
+        return (*self.batch, *rows, *others)
 
     def contract(
         self, tensors: list[Tensor], output: tuple[Leg, ...], name: str, optimize: str | Path = "auto"
@@ -238,6 +318,3 @@ class _Block:
             self.steps.append(Contract(out, left, right))
             remaining.append(out)
         return remaining[0]
-
-    def _place(self, leg: Leg) -> int:
-        return self.order.get(leg, len(self.order))

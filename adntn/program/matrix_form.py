@@ -40,18 +40,33 @@ class MatrixForm:
 
     def __call__(self, left: Array, right: Array, functions: Namespace) -> Array:
         """Return the contraction of two arrays, flat or of any shape."""
+        first, second = self._operands(left, right, functions)
+        result = first * second if self.kind == "scalar" else functions.matmul(first, second)
+        if self.kind == "environment":
+            result = functions.sum(result, 1)
+        return self.out(result, functions)
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the result can be written where it is wanted: it needs no sum and no transposition afterwards."""
+        return self.kind != "environment" and self.out.axes is None
+
+    def write(self, left: Array, right: Array, into: Array, functions: Namespace) -> None:
+        """Write the contraction into a contiguous array of any shape; the form is direct."""
+        first, second = self._operands(left, right, functions)
+        stacked = second if self.kind == "sandwich" else first
+        shape = (*stacked.shape[:-2], first.shape[-2], second.shape[-1])
+        if self.kind == "scalar":
+            functions.multiply(first, second, out=functions.reshape(into, first.shape))
+        else:
+            functions.matmul(first, second, out=functions.reshape(into, shape))
+
+    def _operands(self, left: Array, right: Array, functions: Namespace) -> tuple[Array, Array]:
+        """Return the operands in the order and shapes of the product."""
         if self.swap:
             left, right = right, left
         first, second = self.first(left, functions), self.second(right, functions)
-        if self.kind == "scalar":
-            result = first * second
-        elif self.kind == "sandwich":
-            result = functions.matmul(second, first)
-        else:
-            result = functions.matmul(first, second)
-            if self.kind == "environment":
-                result = functions.sum(result, 1)
-        return self.out(result, functions)
+        return (second, first) if self.kind == "sandwich" else (first, second)
 
 
 def _size(legs: Sequence[Leg]) -> int:
@@ -84,6 +99,7 @@ def matrix_form(left: Legs, right: Legs, out: Legs) -> MatrixForm:
 
     Legs that all three have are a batch; every other leg must be in exactly two of the three.
     """
+    left, right, out = (tuple(leg for leg in legs if leg.size > 1) for legs in (left, right, out))
     batch = tuple(leg for leg in out if leg in left and leg in right)
     leads = all(legs[: len(batch)] == batch for legs in (left, right, out))
     if leads:

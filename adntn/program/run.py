@@ -11,22 +11,37 @@ from adntn.arrays import Array, Namespace
 from adntn.program.ir import Contract, Kind, Pointwise, Program
 
 
-def run(program: Program, arrays: Mapping[str, Array], functions: Namespace) -> tuple[Array, ...]:
+def run(
+    program: Program, arrays: Mapping[str, Array], functions: Namespace, into: Array | None = None
+) -> tuple[Array, ...]:
     """Return the program's outputs, each as an array of any shape with its elements in row-major order of its legs.
 
     Nothing is checked here: `Generator` checks what users hand in. Results are let go after their last use.
+
+    Args:
+        program: the steps.
+        arrays: its inputs, by name.
+        functions: of the arrays' library.
+        into: a contiguous array that the first output, a step's result, is written into; only where libraries can.
     """
     values = dict(arrays)
+    written = None if into is None else program.outputs[0].name
     for step, releases in zip(program.steps, program.releases, strict=True):
         if isinstance(step, Contract):
-            left, right = values[step.left.name], values[step.right.name]
-            values[step.out.name] = step.form(
-                functions.conj(left) if step.conjugate[0] else left,
-                functions.conj(right) if step.conjugate[1] else right,
-                functions,
+            left, right = (
+                functions.conj(values[tensor.name]) if conjugate else values[tensor.name]
+                for tensor, conjugate in zip(step.inputs, step.conjugate, strict=True)
             )
+            if step.out.name == written and step.form.is_direct:
+                step.form.write(left, right, into, functions)
+                values[step.out.name] = into
+            else:
+                values[step.out.name] = step.form(left, right, functions)
         else:
             values[step.out.name] = _pointwise(step, values, functions)
+        if into is not None and step.out.name == written and values[written] is not into:
+            into[...] = functions.reshape(values[written], into.shape)
+            values[written] = into
         for name in releases:
             del values[name]
     return tuple(values[tensor.name] for tensor in program.outputs)
