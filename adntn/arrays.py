@@ -22,6 +22,7 @@ Array = Any  # an array of any library: there is no common type to name
 DTYPES = ("float32", "float64", "complex64", "complex128", "float16", "bfloat16")
 SHORT_DTYPES = ("float16", "bfloat16")
 DOUBLE_DTYPES = ("float64", "complex128")
+ITEMSIZES = {"float32": 4, "float64": 8, "complex64": 8, "complex128": 16, "float16": 2, "bfloat16": 2}
 #: Libraries that extras of this distribution install.
 EXTRAS = ("cupy", "jax", "torch")
 #: Libraries whose `reshape` either merges axes or splits them, but does not do both at once.
@@ -237,6 +238,28 @@ def as_dtype(array: Array, dtype: str) -> Array:
     if hasattr(array, "to"):
         return array.to(own)
     return array.__array_namespace__().astype(array, own)  # the array API standard has a function, not a method
+
+
+def can_be_written(array: Array) -> bool:
+    """Return whether an array's numbers can be written in place; not while torch traces or transforms functions."""
+    if backend_of(array) not in IN_PLACE:
+        return False
+    try:
+        return backend_of(array) != "torch" or array.data_ptr() is not None
+    except RuntimeError:
+        return False
+
+
+def is_contiguous(array: Array) -> bool:
+    """Return whether an array lies in memory row by row, without gaps."""
+    return bool(array.is_contiguous() if hasattr(array, "is_contiguous") else array.flags.c_contiguous)
+
+
+def empty(shape: Sequence[int], like: Array) -> Array:
+    """Return a new array, of any numbers, with the library, number type and device of another."""
+    if hasattr(like, "new_empty"):
+        return like.new_empty(shape)
+    return autoray.do("empty", shape, dtype=like.dtype, like=like)
 
 
 def flatten(arrays: Mapping[str, Array]) -> Array:

@@ -8,25 +8,37 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from adntn.applying import applied, applied_vjp
 from adntn.arrays import (
     DTYPES,
+    ITEMSIZES,
     SHORT_DTYPES,
     Array,
     as_dtype,
+    backend_of,
+    can_be_written,
     check_alike,
     dtype_name,
+    empty,
+    is_contiguous,
     namespace_of,
     place,
 )
 from adntn.initialise import initial_cores
+from adntn.machine import machine
 from adntn.network import SCALE, Network
 from adntn.program.adjoint import Adjoint, adjoint
 from adntn.program.ir import Program
 from adntn.program.lower import choose_paths, lower
 from adntn.program.path import Paths
 from adntn.program.run import run
+from adntn.program.schedule import ScheduleName, best_plan
 from adntn.report import Report, report
 from adntn.shapes import Assembly
+from adntn.tiling import Tiling, tiling
+
+#: Weights of so many numbers are differentiated tile by tile where arrays can be written.
+TILED = 2**16
 
 
 @dataclass(frozen=True)
@@ -153,48 +165,104 @@ class Generator:
         """How many inputs each output of the layer sums over: all dimensions but the first."""
         return math.prod(self.network.layout.shape[1:])
 
-    def weight(self, cores: Mapping[str, Array]) -> Array:
+    def weight(self, cores: Mapping[str, Array], out: Array | None = None) -> Array:
         """Return the weight, differentiable by the library that owns the cores if it has automatic differentiation.
 
+        >>> import adntn, numpy
+        >>> generator = adntn.TTN((64, 64), bond=2)
+        >>> held = numpy.empty((64, 64), "float32")
+        >>> generator.weight(generator.init(), out=held) is held
+        True
+
+        Args:
+            cores: arrays by name, of one library.
+            out: a contiguous array of the weight's shape to write into, tile by tile: no fresh memory, and nothing
+                that could be differentiated. For NumPy, CuPy and torch, whose arrays can be written.
+
         Raises:
-            KeyError, ValueError, TypeError: if cores are missing, unknown, of a wrong shape, or of different libraries.
+            KeyError, ValueError, TypeError: if cores are missing, unknown, of a wrong shape, or of different libraries;
+                or if `out` does not fit.
         """
         self.check(cores)
-        return self._weight(cores)
+        if out is None:
+            return self.weight_of(cores)
+        self._check_out(out, cores)
+        _, prepared = self.prepared(cores)
+        for _ in self.tiling(prepared).generate(prepared, out):
+            pass
+        return out
 
-    def _weight(self, cores: Mapping[str, Array]) -> Array:
+    def tiling(self, cores: Mapping[str, Array]) -> Tiling:
+        """Return how the weight is made of tiles, chosen for the machine and the library that owns the cores."""
+        scale = cores[SCALE]
+        dtype = dtype_name(scale)
+        here = machine(backend_of(scale), dtype, getattr(scale, "device", None))
+        return tiling(self.network, self.paths, best_plan(self.network, self.paths, here, ITEMSIZES[dtype]))
+
+    def _check_out(self, out: Array, cores: Mapping[str, Array]) -> None:
+        if not can_be_written(cores[SCALE]):
+            raise TypeError(f"out needs arrays that can be written, got cores of {backend_of(cores[SCALE])}")
+        if not hasattr(out, "shape") or tuple(out.shape) != self.shape:
+            raise ValueError(f"out must have the weight's shape {self.shape}, got {getattr(out, 'shape', out)!r}")
+        check_alike({"out": out, "the cores": cores[SCALE]}, "out and the cores")
+        if not is_contiguous(out):
+            raise ValueError("out must be contiguous (row-major)")
+
+    def weight_of(self, cores: Mapping[str, Array]) -> Array:
         """Return the weight of cores that have been checked."""
-        dtype, cores = self._prepared(cores)
+        dtype, cores = self.prepared(cores)
         functions = namespace_of(cores.values())
         (state,) = run(self.program, cores, functions)
         return as_dtype(self._assembly.assemble(state, functions), dtype)
 
-    def apply(self, cores: Mapping[str, Array], x: Array) -> Array:
+    def apply(
+        self,
+        cores: Mapping[str, Array],
+        x: Array,
+        *,
+        schedule: ScheduleName = "auto",
+        memory_limit: int | None = None,
+    ) -> Array:
         """Return x @ W.T, batched over the leading axes of `x`.
+
+        It is differentiable where the library has automatic differentiation; `apply_vjp` differentiates everywhere.
 
         Args:
             cores: the cores of a generator of shape (out, in), or (G, out, in) with a batch.
             x: shape (..., in); with a batch, (G, ..., in).
+            schedule: "materialise", "recompute" (here the same), "stream" or "contract" (see `program.schedule`);
+                "auto" takes the fastest that is predicted within the limit. Where a library is to differentiate, only
+                the weight as a whole, or contracting, will do.
+            memory_limit: bytes beyond cores, x and the result.
 
         Raises:
-            ValueError: if the weight is no matrix or `x` does not fit.
+            ValueError: if the weight is no matrix, `x` does not fit, the schedule does not suit the network or the
+                library, or nothing fits into the limit.
         """
-        if len(self.network.layout.shape) != 2:
-            raise ValueError(f"apply needs a matrix (out, in), but this generator's shape is {self.shape}")
-        features, batch = self.shape[-1], self.network.batch
-        if len(x.shape) == 0 or x.shape[-1] != features:
-            raise ValueError(f"x must have the shape (..., {features}), got {tuple(x.shape)}")
-        if batch is not None and (len(x.shape) < 2 or x.shape[0] != batch):
-            raise ValueError(f"x must have the shape ({batch}, ..., {features}), got {tuple(x.shape)}")
-        self.check(cores)
-        check_alike({"x": x, "the cores": cores[SCALE]}, "x and the cores")
-        weight = self._weight(cores)
-        functions = namespace_of([weight])
-        lead = () if batch is None else (batch,)
-        rows = functions.reshape(x, (*lead, math.prod(x.shape[len(lead) : -1]), features))
-        axes = (1, 0) if batch is None else (0, 2, 1)
-        product = functions.matmul(rows, functions.permute(weight, axes))
-        return functions.reshape(product, (*x.shape[:-1], self.network.layout.shape[0]))
+        return applied(self, cores, x, schedule, memory_limit)
+
+    def apply_vjp(
+        self,
+        cores: Mapping[str, Array],
+        x: Array,
+        *,
+        schedule: ScheduleName = "auto",
+        memory_limit: int | None = None,
+    ) -> tuple[Array, Callable[[Array], tuple[Array, dict[str, Array]]]]:
+        """Return x @ W.T and its pullback, which takes dL/dy to dL/dx and dL/d(core) for every core.
+
+        >>> import adntn, numpy
+        >>> generator = adntn.TTN((64, 32), bond=2)
+        >>> y, pullback = generator.apply_vjp(generator.init(), numpy.ones((5, 32), "float32"), schedule="stream")
+        >>> x_bar, gradients = pullback(y)
+        >>> x_bar.shape, list(gradients) == list(generator.core_shapes)
+        ((5, 32), True)
+
+        The library's own adjoint, on every array library. With the schedule "stream" neither W nor dL/dW ever exists.
+
+        Args, Raises: as for `apply`.
+        """
+        return applied_vjp(self, cores, x, schedule, memory_limit)
 
     def vjp(self, cores: Mapping[str, Array]) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
         """Return the weight and its pullback, which takes dL/dW to dL/d(core) for every core.
@@ -202,13 +270,34 @@ class Generator:
         This is the library's own adjoint: it works on every array library. Gradients of complex cores are with respect
         to the conjugate (torch's convention; `jax.grad` gives the conjugate of that).
         """
+        self.check(cores)
+        if math.prod(self.shape) >= TILED and can_be_written(cores[SCALE]):
+            return self._tiled_vjp(cores)
         weight, residuals = self.forward(cores)
         return weight, lambda weight_bar: self.pullback(residuals, cores, weight_bar)
+
+    def _tiled_vjp(self, cores: Mapping[str, Array]) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
+        """Return the same as `vjp`, keeping nothing but the cores: the pullback makes each tile again."""
+        weight = self.weight(cores, out=empty(self.shape, cores[SCALE]))
+        kept = dict(cores)
+
+        def pullback(weight_bar: Array) -> dict[str, Array]:
+            self.check_weight_bar(weight_bar, kept)
+            dtype, prepared = self.prepared(kept)
+            computed = dtype_name(prepared[SCALE])
+            tiles = self.tiling(prepared)
+            lead = (slice(None),) * tiles.lead
+            gradients = tiles.pull_back(
+                prepared, lambda rows, _: as_dtype(weight_bar[(*lead, rows)], computed), needs_tile=False
+            )
+            return {name: as_dtype(gradients[name], dtype) for name in kept}
+
+        return weight, pullback
 
     def forward(self, cores: Mapping[str, Array]) -> tuple[Array, tuple[Array, ...]]:
         """Return the weight and the intermediate results that `pullback` needs: `vjp` in two halves, for frameworks."""
         self.check(cores)
-        dtype, cores = self._prepared(cores)
+        dtype, cores = self.prepared(cores)
         functions = namespace_of(cores.values())
         state, *residuals = run(self.adjoint.forward, cores, functions)
         return as_dtype(self._assembly.assemble(state, functions), dtype), tuple(residuals)
@@ -221,7 +310,7 @@ class Generator:
         """
         self.check(cores)
         self.check_weight_bar(weight_bar, cores)
-        dtype, cores = self._prepared(cores)
+        dtype, cores = self.prepared(cores)
         functions = namespace_of(cores.values())
         computed = dtype_name(next(iter(cores.values())))
         seed = self._assembly.disassemble(as_dtype(weight_bar, computed), functions)
@@ -282,7 +371,7 @@ class Generator:
             if not level.activation.holomorphic:
                 raise ValueError(f"activation {level.activation} is not defined for complex cores")
 
-    def _prepared(self, cores: Mapping[str, Array]) -> tuple[str, Mapping[str, Array]]:
+    def prepared(self, cores: Mapping[str, Array]) -> tuple[str, Mapping[str, Array]]:
         """Return the cores' number type and the cores in the number type to compute in."""
         dtype = dtype_name(cores[SCALE])
         if dtype not in SHORT_DTYPES:

@@ -86,7 +86,7 @@ def report(network: Network, program: Program, adjoint: Adjoint, itemsize: int) 
         activations=tuple(level.activation.name for level in network.levels if not level.activation.is_identity),
         rank_bound=bound if bound < full else None,
         forward=cost(program, itemsize),
-        forward_and_backward=Cost(together.operations, together.bytes_moved, together.peak_bytes + seed_bytes),
+        forward_and_backward=together.holding(seed_bytes),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -110,7 +109,11 @@ class Tiling:
         return (*(slice(None),) * self.lead, rows)
 
     def _cropped(self, tile: Array, rows: slice) -> Array:
-        return tile if rows.stop - rows.start == self.nest.tile_rows else tile[self._index(slice(0, rows.stop - rows.start))]
+        return (
+            tile
+            if rows.stop - rows.start == self.nest.tile_rows
+            else tile[self._index(slice(0, rows.stop - rows.start))]
+        )
 
 
 @lru_cache(maxsize=256)

@@ -166,7 +166,7 @@ def _lower_level(
     level, batch = network.levels[number], _batch_legs(network)
     target = _target_order(network) if number == len(network.levels) - 1 else None
     rows = row_legs(network) if sweep is not None else ()
-    block = _Block(number, batch, level.output, target, rows, sweep)
+    block = _Block(number, batch, level.output, target=target, rows=rows, sweep=sweep)
     groups = None if state is None or path is not None else block.groups(level.nodes, state.legs[len(batch) :])
     if state is not None and groups is not None:
         after = block.sweep(state, groups)
@@ -243,6 +243,7 @@ class _Block:
         number: int,
         batch: tuple[Leg, ...],
         output: tuple[Leg, ...],
+        *,
         target: dict[Leg, int] | None,
         rows: tuple[Leg, ...],
         sweep: Sweep | None,

@@ -159,7 +159,7 @@ def loops_of(rows: Sequence[Leg], tile_rows: int) -> tuple[Loop, ...]:
     >>> [(loop.count, loop.step) for loop in loops_of([Leg("a", 4), Leg("b", 4), Leg("c", 4)], 8)]
     [(4, 1), (2, 2)]
     """
-    loops = []
+    loops: list[Loop] = []
     left = math.prod(leg.size for leg in rows)
     for leg in rows:
         if left <= tile_rows:
@@ -207,7 +207,7 @@ def nest(program: Program, rows: Sequence[Leg], loops: Sequence[Loop], whole_siz
         own = [number for number, group in enumerate(bound) if any(loop.leg in legs for loop in group)]
         depth[step.out.name] = max([*own, *(depth.get(tensor.name, 0) for tensor in step.inputs)])
         stages[depth[step.out.name]].append(step)
-    return _assembled(program, rows, loops, head, bound, stages, looped)
+    return _assembled(program, rows, loops, head=head, bound=bound, stages=stages, looped=looped)
 
 
 def _looped_legs(program: Program, loops: Sequence[Loop]) -> dict[str, set[Leg]]:
@@ -226,6 +226,7 @@ def _assembled(
     program: Program,
     rows: Sequence[Leg],
     loops: Sequence[Loop],
+    *,
     head: list[Step],
     bound: list[list[Loop]],
     stages: list[list[Step]],

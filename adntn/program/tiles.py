@@ -140,9 +140,7 @@ class _Walk:
             else:
                 yield from self.tiles(place, _named(program, results, made), destination)
 
-    def pull_back(
-        self, outside: _Place, made: Mapping[str, Array], totals: Mapping[str, Array], asked: _Asked
-    ) -> None:
+    def pull_back(self, outside: _Place, made: Mapping[str, Array], totals: Mapping[str, Array], asked: _Asked) -> None:
         """Add to the totals, in place, what the tiles of these loops contribute."""
         nest, functions = self.tiles_of.nest, self.tiles_of.functions
         stage = nest.stages[outside.depth]

@@ -1,0 +1,157 @@
+"""A generated weight times x, by any schedule, on any array library: what `Generator.apply` and `apply_vjp` do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from adntn.arrays import (
+    ITEMSIZES,
+    Array,
+    as_dtype,
+    backend_of,
+    can_be_written,
+    check_alike,
+    dtype_name,
+    empty,
+    namespace_of,
+)
+from adntn.machine import machine
+from adntn.network import SCALE
+from adntn.program.schedule import Choice, ScheduleName, Task, checked_schedule, choose
+from adntn.streaming import stream, stream_back
+from adntn.tiling import tiling
+
+if TYPE_CHECKING:
+    from adntn.generator import Generator
+
+Pullback = Callable[[Array], tuple[Array, dict[str, Array]]]
+
+
+def applied(
+    generator: Generator, cores: Mapping[str, Array], x: Array, schedule: ScheduleName, memory_limit: int | None
+) -> Array:
+    """Return x @ W.T for x of shape (..., in); see `Generator.apply`."""
+    matrix = _as_matrix(generator, cores, x)
+    differentiable = any(getattr(array, "requires_grad", False) for array in (x, *cores.values()))
+    written = can_be_written(x) and not differentiable
+    name = _named(schedule, memory_limit, written)
+    choice = _choice(generator, cores, matrix.shape[-2], schedule=name, memory_limit=memory_limit, training=False)
+    if choice.taken.schedule == "stream":
+        _, prepared = generator.prepared(cores)
+        product = empty((*matrix.shape[:-1], generator.shape[-2]), x)
+        stream(tiling(generator.network, generator.paths, choice.taken.plan), prepared, matrix, product)
+    else:
+        product = _times(matrix, generator.weight_of(cores))
+    return _like(product, generator, x)
+
+
+def applied_vjp(
+    generator: Generator, cores: Mapping[str, Array], x: Array, schedule: ScheduleName, memory_limit: int | None
+) -> tuple[Array, Pullback]:
+    """Return x @ W.T and its pullback; see `Generator.apply_vjp`."""
+    matrix = _as_matrix(generator, cores, x)
+    written = can_be_written(x)
+    name = _named(schedule, memory_limit, written)
+    choice = _choice(generator, cores, matrix.shape[-2], schedule=name, memory_limit=memory_limit, training=True)
+    make = _streamed if choice.taken.schedule == "stream" else _materialised
+    product, pull = make(generator, cores, matrix, choice)
+
+    def pullback(y_bar: Array) -> tuple[Array, dict[str, Array]]:
+        wanted = (*x.shape[:-1], generator.shape[-2])
+        if not hasattr(y_bar, "shape") or tuple(y_bar.shape) != tuple(wanted):
+            raise ValueError(f"y_bar must have the shape of y, {tuple(wanted)}, got {getattr(y_bar, 'shape', y_bar)!r}")
+        check_alike({"y_bar": y_bar, "the cores": cores[SCALE]}, "y_bar and the cores")
+        functions = namespace_of([x])
+        x_bar, gradients = pull(functions.reshape(y_bar, product.shape))
+        return functions.reshape(x_bar, x.shape), gradients
+
+    return _like(product, generator, x), pullback
+
+
+def _named(schedule: ScheduleName, memory_limit: int | None, written: bool) -> ScheduleName:
+    """Return the schedule to choose from; arrays that cannot be written, or are differentiated, have fewer."""
+    name = checked_schedule(schedule, memory_limit)
+    if written:
+        return name
+    if name == "stream":
+        raise ValueError(
+            'schedule "stream" needs arrays that can be written and are not differentiated by their library;'
+            " apply_vjp differentiates here, and the layers of adntn_torch and adntn_jax stream in their own way"
+        )
+    return "materialise" if name == "auto" and memory_limit is None else name
+
+
+def _choice(
+    generator: Generator,
+    cores: Mapping[str, Array],
+    rows: int,
+    *,
+    schedule: ScheduleName,
+    memory_limit: int | None,
+    training: bool,
+) -> Choice:
+    scale = cores[SCALE]
+    dtype = dtype_name(scale)
+    here = machine(backend_of(scale), dtype, getattr(scale, "device", None))
+    task = Task(generator.network, generator.paths, rows, training, ITEMSIZES[dtype])
+    return choose(task, here, schedule, memory_limit)
+
+
+def _as_matrix(generator: Generator, cores: Mapping[str, Array], x: Array) -> Array:
+    """Return x as (rows, in), or (G, rows, in); checked."""
+    if len(generator.network.layout.shape) != 2:
+        raise ValueError(f"apply needs a matrix (out, in), but this generator's shape is {generator.shape}")
+    features, batch = generator.shape[-1], generator.network.batch
+    if len(x.shape) == 0 or x.shape[-1] != features:
+        raise ValueError(f"x must have the shape (..., {features}), got {tuple(x.shape)}")
+    if batch is not None and (len(x.shape) < 2 or x.shape[0] != batch):
+        raise ValueError(f"x must have the shape ({batch}, ..., {features}), got {tuple(x.shape)}")
+    generator.check(cores)
+    check_alike({"x": x, "the cores": cores[SCALE]}, "x and the cores")
+    lead = () if batch is None else (batch,)
+    return namespace_of([x]).reshape(x, (*lead, math.prod(x.shape[len(lead) : -1]), features))
+
+
+def _like(product: Array, generator: Generator, x: Array) -> Array:
+    return namespace_of([product]).reshape(product, (*x.shape[:-1], generator.shape[-2]))
+
+
+def _times(matrix: Array, weight: Array) -> Array:
+    functions = namespace_of([weight])
+    axes = (1, 0) if len(weight.shape) == 2 else (0, 2, 1)
+    return functions.matmul(matrix, functions.permute(weight, axes))
+
+
+def _streamed(
+    generator: Generator, cores: Mapping[str, Array], matrix: Array, choice: Choice
+) -> tuple[Array, Pullback]:
+    dtype, prepared = generator.prepared(cores)
+    tiles = tiling(generator.network, generator.paths, choice.taken.plan)
+    product = empty((*matrix.shape[:-1], generator.shape[-2]), matrix)
+    stream(tiles, prepared, matrix, product)
+
+    def pull(product_bar: Array) -> tuple[Array, dict[str, Array]]:
+        x_bar = namespace_of([matrix]).zeros_like(matrix)
+        gradients = stream_back(tiles, prepared, matrix, product_bar, x_bar)
+        return x_bar, {name: as_dtype(gradients[name], dtype) for name in cores}
+
+    return product, pull
+
+
+def _materialised(
+    generator: Generator, cores: Mapping[str, Array], matrix: Array, choice: Choice
+) -> tuple[Array, Pullback]:
+    functions = namespace_of([matrix])
+    weight, pull_weight = generator.vjp(cores)
+    kept: dict[str, Any] = {} if choice.taken.schedule == "recompute" else {"weight": weight}
+    axes = (1, 0) if len(weight.shape) == 2 else (0, 2, 1)
+
+    def pull(product_bar: Array) -> tuple[Array, dict[str, Array]]:
+        again = kept["weight"] if kept else generator.weight_of(cores)
+        x_bar = functions.matmul(product_bar, functions.conj(again))
+        weight_bar = functions.matmul(functions.permute(product_bar, axes), functions.conj(matrix))
+        return x_bar, pull_weight(weight_bar)
+
+    return _times(matrix, weight), pull

@@ -1,0 +1,355 @@
+"""Which schedule runs a layer: predicted from the machine's roofline and a budget of memory (mathematics, section 4).
+
+| schedule | forward | backward | holds |
+|---|---|---|---|
+| materialise | makes W, multiplies | multiplies, pulls dW back | W from forward to backward, dW |
+| recompute | makes W, multiplies | makes W again, multiplies, pulls dW back | nothing in between, then W and dW |
+| stream | tile by tile | tile by tile | one tile |
+| contract | contracts x with the cores | the adjoint of that | intermediate results of the size of x |
+
+Predictions need not be right in seconds, only in their order; `adntn calibrate` makes them better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, get_args
+
+from adntn.machine import Machine
+from adntn.network import Network
+from adntn.program.adjoint import adjoint
+from adntn.program.cost import cost, nest_adjoint_cost, nest_cost, step_operations
+from adntn.program.ir import Contract, Program
+from adntn.program.nest import Nest
+from adntn.program.path import Paths
+from adntn.tiling import Plan, tiling
+
+ScheduleName = Literal["auto", "materialise", "recompute", "stream", "contract"]
+SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
+
+#: Seconds that running a step takes beyond the array library's own call.
+STEP = 8e-6
+#: Inputs of groups of cores, and sizes of tiles as shares of what fits into the cache, that are tried.
+GROUP_INPUTS = (4, 8, 16, 32, 64)
+TILE_SHARES = (0.25, 1.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a layer is to do.
+
+    Attributes:
+        network: what generates its weight.
+        paths: the contraction paths that the user has chosen.
+        rows: how many vectors (or places of a convolution) the weight is multiplied with.
+        training: whether gradients are wanted.
+        itemsize: bytes of a number.
+    """
+
+    network: Network
+    paths: Paths = ()
+    rows: int = 1
+    training: bool = True
+    itemsize: int = 4
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the weight."""
+        return self.network.layout.shape[0] * (self.network.batch or 1)
+
+    @property
+    def in_features(self) -> int:
+        """Columns of the weight."""
+        return math.prod(self.network.layout.shape[1:])
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weight."""
+        return self.out_features * self.in_features * self.itemsize
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a schedule would take.
+
+    Attributes:
+        schedule: its name.
+        seconds: predicted for a forward pass and, in training, a backward pass.
+        bytes: the most held beyond cores, x, y and their gradients.
+        plan: how the weight is cut into tiles.
+    """
+
+    schedule: ScheduleName
+    seconds: float
+    bytes: int
+    plan: Plan
+
+    def __str__(self) -> str:
+        return f"{self.schedule}: {self.seconds * 1e3:,.2f} ms predicted, {self.bytes:,} bytes"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The schedule that was taken, and why.
+
+    Attributes:
+        taken: the forecast of the schedule that was taken.
+        reason: why, in words.
+        forecasts: those of all schedules that the network allows.
+    """
+
+    taken: Forecast
+    reason: str
+    forecasts: tuple[Forecast, ...]
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.taken.schedule}, {self.reason}", *(f"  {one}" for one in self.forecasts)])
+
+
+def checked_schedule(schedule: str, memory_limit: int | None) -> ScheduleName:
+    """Return the name of a schedule.
+
+    Raises:
+        ValueError, TypeError: if there is none of that name, or the limit is no positive number of bytes.
+    """
+    for name in SCHEDULES:
+        if name == schedule:
+            break
+    else:
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
+    if memory_limit is not None and (isinstance(memory_limit, bool) or not hasattr(memory_limit, "__index__")):
+        raise TypeError(f"memory_limit must be an integer number of bytes, or None, got {memory_limit!r}")
+    if memory_limit is not None and memory_limit <= 0:
+        raise ValueError(f"memory_limit must be a positive number of bytes, or None, got {memory_limit!r}")
+    return name
+
+
+def check_contracts(network: Network) -> None:
+    """Check that x can go into the cores.
+
+    Raises:
+        ValueError: if an activation stands after the last level, or the weight is no matrix.
+    """
+    if reason := _why_not_contract(network):
+        raise ValueError(f'schedule "contract" {reason}')
+
+
+def _why_not_contract(network: Network) -> str:
+    last = network.levels[-1].activation
+    if not last.is_identity:
+        return (
+            f'needs last_activation="identity", but {last} stands after the last level; "stream" forms no weight either'
+        )
+    if len(network.layout.shape) != 2:
+        return f"needs a matrix (out, in), but the weight's shape is {network.layout.shape}"
+    return ""
+
+
+@lru_cache(maxsize=4096)
+def choose(task: Task, machine: Machine, schedule: ScheduleName = "auto", memory_limit: int | None = None) -> Choice:
+    """Return the schedule for a task: the named one, or the fastest within the limit.
+
+    Args:
+        task: what is to be done.
+        machine: how fast the array library is.
+        schedule: "auto", or the one to take.
+        memory_limit: bytes beyond cores, x, y and their gradients; None allows "auto" what the dense layer takes, the
+            weight and (in training) its gradient.
+
+    Raises:
+        ValueError: if the network does not allow the schedule, or nothing fits into the limit; the error names the
+            least that would.
+    """
+    if schedule == "contract":
+        check_contracts(task.network)
+    allowed = memory_limit
+    if memory_limit is None and schedule == "auto":
+        allowed = task.weight_bytes * (2 if task.training else 1)
+    every = _forecasts(task, machine)
+    named = [one for one in every if schedule in {"auto", one.schedule}]
+    fitting = [one for one in named if allowed is None or one.bytes <= allowed]
+    if not fitting and memory_limit is not None:
+        least = min(named, key=lambda one: one.bytes)
+        raise ValueError(
+            f"memory_limit={memory_limit:,} bytes is too little for the shape {task.network.layout.shape} with"
+            f" {task.rows:,} rows and schedule {schedule!r}: the least that works is {least.bytes:,} ({least.schedule})"
+        )
+    taken = min(fitting, key=lambda one: one.seconds) if fitting else min(named, key=lambda one: one.bytes)
+    best = {one.schedule: one for one in sorted(every, key=lambda one: -one.seconds)}
+    best[taken.schedule] = taken
+    shown = tuple(best[name] for name in SCHEDULES if name in best)
+    return Choice(taken, _reason(schedule, memory_limit, allowed, fitting, len(every) - len(fitting)), shown)
+
+
+def _reason(
+    schedule: ScheduleName, memory_limit: int | None, allowed: int | None, fitting: list[Forecast], others: int
+) -> str:
+    if schedule != "auto":
+        return "as asked for"
+    if not fitting:
+        return "which takes the least memory"
+    limit = f"the limit of {allowed:,} bytes" if memory_limit is not None else f"the dense layer's {allowed:,} bytes"
+    return f"the fastest predicted within {limit}"
+
+
+@lru_cache(maxsize=4096)
+def _forecasts(task: Task, machine: Machine) -> tuple[Forecast, ...]:
+    """Return what every schedule would take, with every plan."""
+    forecasts = []
+    for plan in plans(task.network, machine, task.itemsize):
+        made = _Tiled(task, machine, plan)
+        forecasts += [made.materialise(), made.recompute(), made.stream()]
+    return tuple(forecasts)
+
+
+def plans(network: Network, machine: Machine, itemsize: int) -> Iterator[Plan]:
+    """Yield the plans that are worth trying: tiles around the size of the cache, groups small and large."""
+    row = network.layout.padded_shape[1:]
+    columns = math.prod(row) * (network.batch or 1)
+    seen = set()
+    for share in TILE_SHARES:
+        rows = max(1, int(share * machine.cache_bytes / itemsize / columns))
+        for group_input in GROUP_INPUTS:
+            plan = Plan(min(rows, network.layout.shape[0]), group_input)
+            if plan not in seen:
+                seen.add(plan)
+                yield plan
+
+
+@lru_cache(maxsize=1024)
+def best_plan(network: Network, paths: Paths, machine: Machine, itemsize: int = 4) -> Plan:
+    """Return the plan that makes a weight and pulls its adjoint back in the least time."""
+    task = Task(network, paths, itemsize=itemsize)
+
+    def seconds(plan: Plan) -> float:
+        made = _Tiled(task, machine, plan)
+        return made.generating + made.pulling_back(needs_tile=False)
+
+    return min(plans(network, machine, itemsize), key=seconds)
+
+
+@dataclass(frozen=True)
+class _Tiled:
+    """Predictions for one plan."""
+
+    task: Task
+    machine: Machine
+    plan: Plan
+
+    @property
+    def nest(self) -> Nest:
+        return tiling(self.task.network, self.task.paths, self.plan).nest
+
+    def _seconds(self, operations: float, moved: float, calls: int = 1) -> float:
+        in_cache = moved <= 3 * self.machine.cache_bytes * max(calls, 1)
+        return self.machine.seconds(operations, moved, calls, in_cache) + calls * STEP
+
+    @property
+    def generating(self) -> float:
+        return nest_seconds(self.nest, self.machine, self.task.itemsize)
+
+    def pulling_back(self, needs_tile: bool) -> float:
+        return nest_adjoint_seconds(self.nest, self.machine, self.task.itemsize, needs_tile)
+
+    @property
+    def _moved(self) -> float:
+        """Time to write the weight into memory, or to read it."""
+        return self.task.weight_bytes / self.machine.bandwidth
+
+    def _product(self, tiles: int) -> float:
+        """Time of one product of the weight, or of its tiles, with all rows."""
+        task = self.task
+        operations = 2 * task.rows * task.out_features * task.in_features
+        vectors = task.rows * (task.in_features * tiles + task.out_features) * task.itemsize
+        return self._seconds(operations / tiles, (vectors + task.weight_bytes) / tiles) * tiles
+
+    def _forecast(self, schedule: ScheduleName, seconds: float, peak: int) -> Forecast:
+        return Forecast(schedule, seconds, peak, self.plan)
+
+    def materialise(self) -> Forecast:
+        weight, work = self.task.weight_bytes, self._work(needs_tile=False)
+        seconds = self.generating + self._moved + self._product(1)
+        if not self.task.training:
+            return self._forecast("materialise", seconds, weight + self._work(None))
+        seconds += 2 * self._product(1) + self._moved + self.pulling_back(needs_tile=False)
+        return self._forecast("materialise", seconds, 2 * weight + work)
+
+    def recompute(self) -> Forecast:
+        made = self.materialise()
+        return self._forecast(
+            "recompute", made.seconds + self.task.training * (self.generating + self._moved), made.bytes
+        )
+
+    def stream(self) -> Forecast:
+        tiles = math.prod(stage.count for stage in self.nest.stages)
+        seconds = self.generating + self._product(tiles)
+        if not self.task.training:
+            return self._forecast("stream", seconds, self._work(None))
+        seconds += 2 * self._product(tiles) + self.pulling_back(needs_tile=True)
+        gradient = self.nest.tile.size * self.task.itemsize
+        return self._forecast("stream", seconds, self._work(needs_tile=True) + gradient)
+
+    def _work(self, needs_tile: bool | None) -> int:
+        """Bytes held while tiles are made or, if `needs_tile` is no None, pulled back; without the cores."""
+        itemsize = self.task.itemsize
+        one = nest_cost(self.nest, itemsize)
+        if needs_tile is not None:
+            one = one + nest_adjoint_cost(self.nest, itemsize, needs_tile)
+        return one.peak_bytes - sum(tensor.size for tensor in self.nest.head.inputs) * itemsize
+
+
+def _contract(task: Task, machine: Machine) -> Forecast:
+    from adntn.program.contract import contraction
+
+    program = contraction(task.network, task.rows)
+    inputs = sum(tensor.size for tensor in program.inputs)
+    result = program.outputs[0].size
+    seconds = program_seconds(program, machine, task.itemsize)
+    if not task.training:
+        peak = cost(program, task.itemsize).peak_bytes
+        return Forecast("contract", seconds, peak - (inputs + result) * task.itemsize, Plan(1))
+    both = adjoint(program)
+    backward = cost(both.backward, task.itemsize)
+    seconds += program_seconds(both.backward, machine, task.itemsize)
+    forward = cost(both.forward, task.itemsize).peak_bytes
+    peak = max(forward, backward.peak_bytes) - (inputs + result) * task.itemsize
+    return Forecast("contract", seconds, peak, Plan(1))
+
+
+def program_seconds(program: Program, machine: Machine, itemsize: int) -> float:
+    """Return the predicted time of a program, step by step."""
+    total = 0.0
+    for step in program.steps:
+        moved = sum(tensor.size for tensor in (*step.inputs, step.out)) * itemsize
+        in_cache = moved <= 3 * machine.cache_bytes
+        if isinstance(step, Contract):
+            total += machine.seconds(step_operations(step), moved, 1, in_cache)
+        else:
+            total += max(step.out.size / machine.tanh, machine.seconds(0, moved, 1, in_cache))
+    return total + STEP * len(program.steps)
+
+
+def nest_seconds(nest: Nest, machine: Machine, itemsize: int) -> float:
+    """Return the predicted time of making all tiles."""
+    total, runs = program_seconds(nest.head, machine, itemsize), 1
+    for stage in nest.stages:
+        runs *= stage.count
+        total += runs * program_seconds(stage.program, machine, itemsize)
+    return total
+
+
+def nest_adjoint_seconds(nest: Nest, machine: Machine, itemsize: int, needs_tile: bool) -> float:
+    """Return the predicted time of making all tiles again and pulling their adjoints back."""
+    head = nest.head_adjoint
+    total, runs = sum(program_seconds(program, machine, itemsize) for program in (head.forward, head.backward)), 1
+    for number, stage in enumerate(nest.stages):
+        runs *= stage.count
+        seen = needs_tile or number < len(nest.stages) - 1
+        forward = stage.adjoint.forward if seen else stage.residuals
+        added = sum(tensor.size for tensor in stage.adjoint.reached) * itemsize * 3 / machine.cached_bandwidth
+        programs = (forward, stage.adjoint.backward)
+        total += runs * (added + sum(program_seconds(program, machine, itemsize) for program in programs))
+    return total

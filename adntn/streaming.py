@@ -1,0 +1,66 @@
+"""The schedule *stream* for linear layers: tiles of a weight are made, multiplied with x and dropped, both ways.
+
+Neither the weight nor its adjoint ever exists. For libraries whose arrays can be written in place; torch's layers call
+this inside their own differentiation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from adntn.arrays import Array, Namespace, as_dtype, dtype_name, namespace_of
+from adntn.tiling import Tiling
+
+
+def stream(tiling: Tiling, cores: Mapping[str, Array], x: Array, out: Array) -> None:
+    """Write x @ W.T into `out`.
+
+    Args:
+        tiling: the weight in tiles.
+        cores: checked, of the number type to compute in.
+        x: shape (rows, in), or (G, rows, in) with a batch axis.
+        out: shape (rows, out), or (G, rows, out).
+    """
+    functions = namespace_of([x])
+    for rows, tile in tiling.generate(cores):
+        product = functions.matmul(x, _turned(as_dtype(tile, dtype_name(x)), functions))
+        out[..., rows] = product
+
+
+def stream_back(
+    tiling: Tiling, cores: Mapping[str, Array], x: Array, out_bar: Array, x_bar: Array | None
+) -> dict[str, Array]:
+    """Return dL/d(core) for every core, and add dL/dx to `x_bar` if it is given.
+
+    Args:
+        tiling, cores, x: as for `stream`.
+        out_bar: dL/d(out), of the shape of `out`.
+        x_bar: what dL/dx is added to.
+    """
+    functions = namespace_of([x])
+    computed = dtype_name(next(iter(cores.values())))
+
+    def adjoint_of(rows: slice, tile: Array | None) -> Array:
+        arriving = out_bar[..., rows]
+        if x_bar is not None and tile is not None:
+            _add_product(x_bar, arriving, functions.conj(as_dtype(tile, dtype_name(x))), functions)
+        return as_dtype(functions.matmul(_turned(arriving, functions), functions.conj(x)), computed)
+
+    return tiling.pull_back(cores, adjoint_of, needs_tile=x_bar is not None)
+
+
+def _turned(array: Array, functions: Namespace) -> Array:
+    """Return the array with its last two axes exchanged."""
+    axes = tuple(range(len(array.shape)))
+    return functions.permute(array, (*axes[:-2], axes[-1], axes[-2]))
+
+
+def _add_product(total: Array, left: Array, right: Array, functions: Namespace) -> None:
+    """Add left @ right to the total, with no more memory than `right` takes."""
+    if len(total.shape) == 2 and hasattr(total, "addmm_"):  # torch does both at once
+        total.addmm_(left, right)
+        return
+    step = max(1, right.shape[-2])
+    for first in range(0, total.shape[-2], step):
+        part = slice(first, first + step)
+        total[..., part, :] += functions.matmul(left[..., part, :], right)
