@@ -137,6 +137,13 @@ class Network:
             )
 
     @cached_property
+    def _hash(self) -> int:
+        return hash((self.topology, self.layout, self.cores, self.levels, self.batch))
+
+    def __hash__(self) -> int:
+        return self._hash  # computed once: networks are keys of caches that are asked in every step
+
+    @cached_property
     def core(self) -> dict[str, Core]:
         """The cores by name."""
         return {core.name: core for core in self.cores}

@@ -47,6 +47,7 @@ class Task:
         rows: how many vectors (or places of a convolution) the weight is multiplied with.
         training: whether gradients are wanted.
         itemsize: bytes of a number.
+        streams: whether the layer can take its weight in tiles of rows.
     """
 
     network: Network
@@ -54,6 +55,7 @@ class Task:
     rows: int = 1
     training: bool = True
     itemsize: int = 4
+    streams: bool = True
 
     @property
     def out_features(self) -> int:
@@ -140,9 +142,7 @@ def check_contracts(network: Network) -> None:
 def _why_not_contract(network: Network) -> str:
     last = network.levels[-1].activation
     if not last.is_identity:
-        return (
-            f'needs last_activation="identity", but {last} stands after the last level; "stream" forms no weight either'
-        )
+        return f'needs last_activation="identity", but {last} stands after the last level; "stream" forms no weight'
     if len(network.layout.shape) != 2:
         return f"needs a matrix (out, in), but the weight's shape is {network.layout.shape}"
     return ""
@@ -201,7 +201,9 @@ def _forecasts(task: Task, machine: Machine) -> tuple[Forecast, ...]:
     forecasts = []
     for plan in plans(task.network, machine, task.itemsize):
         made = _Tiled(task, machine, plan)
-        forecasts += [made.materialise(), made.recompute(), made.stream()]
+        forecasts += [made.materialise(), made.recompute()]
+        if task.streams:
+            forecasts.append(made.stream())
     return tuple(forecasts)
 
 

@@ -93,7 +93,7 @@ def chosen(model: nn.Module, rules: Mapping[str, TopologyOptions | None] | Rule)
 
 def check_expandable(name: str, module: nn.Module) -> None:
     """Raise a ValueError if something hangs on a generated layer that its dense layer would lack."""
-    if loss := _would_be_lost(module, {"bias"}, {"cores"}):
+    if loss := _would_be_lost(module, {"bias", "frozen_weight"}, {"cores"}):
         raise ValueError(f"layer {name!r} cannot be expanded: {loss}")
 
 

@@ -19,6 +19,7 @@ from rich.text import Text
 from torch import nn
 
 from adntn.backends import Differentiation
+from adntn.program.schedule import ScheduleName
 from adntn.topologies.layers import TopologyOptions
 from adntn_torch.choose import Choice, Rule, above, check_expandable, chosen, generated_kind
 from adntn_torch.generated import GeneratedLayer, parameters_of
@@ -105,6 +106,8 @@ def compress(
     seed: int | None = 0,
     differentiation: Differentiation | None = None,
     engine: str | None = None,
+    schedule: ScheduleName = "auto",
+    memory_limit: int | None = None,
     std: float | None = None,
 ) -> Compression:
     """Replace layers of a network, in place, by generated ones; return what was replaced.
@@ -128,6 +131,7 @@ def compress(
         seed: each layer draws its cores from this seed and its own name; None draws from torch's generator.
         differentiation: "native" or "adjoint", as in `adntn_torch.Linear`, for every replaced layer.
         engine: the array library that computes the weights, as in `adntn_torch.Linear`, for every replaced layer.
+        schedule, memory_limit: how each new weight meets its input, as in `adntn_torch.Linear`.
         std: standard deviation of the new weights at the start; None keeps that of each replaced weight.
 
     Raises:
@@ -141,7 +145,15 @@ def compress(
     replacements: dict[str, GeneratedLayer] = {}
     rows: list[Row] = []
     for choice in choices:
-        layer = _generated(choice, seed, differentiation, engine, std)
+        layer = _generated(
+            choice,
+            seed,
+            differentiation=differentiation,
+            engine=engine,
+            schedule=schedule,
+            memory_limit=memory_limit,
+            std=std,
+        )
         replacements[choice.name] = layer
         generator = layer.generator
         weight, _ = parameters_of(choice.module)
@@ -182,14 +194,11 @@ def _count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _generated(
-    choice: Choice, seed: int | None, differentiation: Differentiation | None, engine: str | None, std: float | None
-) -> GeneratedLayer:
+def _generated(choice: Choice, seed: int | None, **options: Any) -> GeneratedLayer:
+    """Return the layer that replaces a chosen one; the options are those of `GeneratedLayer.from_dense`."""
     own_seed = None if seed is None else zlib.crc32(f"{seed}/{choice.name}".encode())
     try:
-        layer = generated_kind(choice.module).from_dense(
-            choice.module, choice.topology, differentiation=differentiation, engine=engine, seed=own_seed, std=std
-        )
+        layer = generated_kind(choice.module).from_dense(choice.module, choice.topology, seed=own_seed, **options)
     except (ValueError, TypeError) as error:
         raise ValueError(f"layer {choice.name!r} cannot be compressed: {error}") from error
     stored, weights = layer.generator.parameters, math.prod(layer.generator.shape)

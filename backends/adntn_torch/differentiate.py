@@ -5,8 +5,9 @@ Either torch or an `Engine` computes the adjoint; with an engine there is no oth
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
 from typing import Any
 
 import torch
@@ -14,7 +15,14 @@ from torch import Tensor
 
 from adntn import Generator
 from adntn.backends import Differentiation
+from adntn.tiling import Tiling
 from adntn_torch.engine import Engine
+
+#: Said where somebody differentiates a gradient.
+FIRST_ONLY = (
+    "the adjoint gives first derivatives only; for second derivatives (a gradient penalty, torch.func.hessian ...)"
+    ' build the layer with differentiation="native" and without an engine'
+)
 
 
 def generate(
@@ -22,20 +30,31 @@ def generate(
     cores: Mapping[str, Tensor],
     differentiation: Differentiation,
     engine: Engine | None = None,
+    tiles: Tiling | None = None,
 ) -> Tensor:
     """Return the weight of shape `generator.shape`, contiguous, differentiable along the path of that name.
+
+    With `tiles` it is made tile by tile and the adjoint makes the tiles again: nothing but the cores is kept.
 
     Autocast does not reach inside: rounding after every level would add up. The weight is cast where it is used.
     """
     if engine is not None and not next(iter(cores.values())).is_meta:
         outside: Tensor = generate_with_engine_outside_torch_compile(engine, cores)
         return outside.contiguous()
-    with _without_autocast(next(iter(cores.values()))):
+    with without_autocast(next(iter(cores.values()))):
+        if tiles is not None:
+            return _tiled(generator, tiles, cores)
         if differentiation == "adjoint" and not _traced_without_gradients(cores.values()):
             weight = _apply(_Adjoint, generator, *(cores[name] for name in generator.core_shapes))[0]
         else:
             weight = generator.weight(cores)
     return weight.contiguous()  # a cropped weight is a view, which matrix products may sum in another order
+
+
+def _tiled(generator: Generator, tiles: Tiling, cores: Mapping[str, Tensor]) -> Tensor:
+    arrays = (cores[name] for name in generator.core_shapes)
+    weight: Tensor = _TiledAdjoint.apply(generator, tiles, *arrays)  # type: ignore[no-untyped-call]
+    return weight
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -59,7 +78,8 @@ def prepare(generator: Generator) -> None:
         generator.pullback(residuals, cores, weight)
 
 
-def _without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
+def without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
+    """A context in which autocast is off on the tensor's device."""
     kind = tensor.device.type
     if kind == "meta" or not torch.is_autocast_enabled(kind):
         return nullcontext()
@@ -77,7 +97,7 @@ def _pulled_back(generator: Generator | Engine, weight_bar: Tensor, saved: tuple
     """Return dL/d(core) for every core; `saved` holds the cores, then the residuals."""
     names = tuple(generator.core_shapes)
     cores = dict(zip(names, saved[: len(names)], strict=True))
-    with _without_autocast(weight_bar):
+    with without_autocast(weight_bar):
         gradients = generator.pullback(saved[len(names) :], cores, weight_bar)
     return tuple(gradients[name] for name in names)
 
@@ -120,6 +140,64 @@ class _Adjoint(torch.autograd.Function):
         return None, *_apply(pullback, generator, weight_bar, *ctx.saved_tensors)
 
 
+def first_derivatives(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """Make the backward of a function one that writes in place and, differentiated again, says what to do instead."""
+
+    @wraps(backward)
+    def first(ctx: Any, bar: Tensor) -> tuple[Any, ...]:
+        with torch.no_grad():
+            gradients = backward(ctx, bar)
+        if not torch.is_grad_enabled():
+            return gradients
+        once = iter(_apply(_Once, bar, *(one for one in gradients if one is not None)))
+        return tuple(None if one is None else next(once) for one in gradients)
+
+    return first
+
+
+class _Once(torch.autograd.Function):
+    """(what arrived, *gradients) -> gradients, which cannot be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, bar: Tensor, *gradients: Tensor) -> tuple[Tensor, ...]:
+        return tuple(gradient.view_as(gradient) for gradient in gradients)
+
+    @staticmethod
+    def backward(ctx: Any, *adjoints: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(FIRST_ONLY)
+
+
+class _TiledAdjoint(torch.autograd.Function):
+    """(generator, tiles, *cores) -> weight; first derivatives only."""
+
+    @staticmethod
+    def forward(generator: Generator, tiles: Tiling, *cores: Tensor) -> Tensor:
+        _, prepared = generator.prepared(dict(zip(generator.core_shapes, cores, strict=True)))
+        weight = next(iter(prepared.values())).new_empty(generator.shape)
+        for _ in tiles.generate(prepared, weight):
+            pass
+        rounded: Tensor = weight.to(cores[0].dtype)
+        return rounded
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.generator, ctx.tiles, *cores = inputs
+        ctx.save_for_backward(*cores)
+
+    @staticmethod
+    @first_derivatives
+    def backward(ctx: Any, weight_bar: Tensor) -> tuple[Any, ...]:
+        cores = dict(zip(ctx.generator.core_shapes, ctx.saved_tensors, strict=True))
+        _, prepared = ctx.generator.prepared(cores)
+        computed = prepared["scale"].dtype
+        lead = (slice(None),) * ctx.tiles.lead
+        with without_autocast(weight_bar):
+            gradients = ctx.tiles.pull_back(
+                prepared, lambda rows, _: weight_bar[(*lead, rows)].to(computed), needs_tile=False
+            )
+        return None, None, *(gradients[name].to(core.dtype) for name, core in cores.items())
+
+
 class _Pullback(torch.autograd.Function):
     """(generator, dL/dW, *cores, *residuals) -> dL/d(core) for every core; cannot be differentiated again."""
 
@@ -135,10 +213,7 @@ class _Pullback(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *adjoints: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError(
-            "the adjoint gives first derivatives only; for second derivatives (a gradient penalty,"
-            ' torch.func.hessian ...) build the layer with differentiation="native" and without an engine'
-        )
+        raise RuntimeError(FIRST_ONLY)
 
 
 def _no_vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:

@@ -12,10 +12,16 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from adntn.arrays import ITEMSIZES
 from adntn.backends import Differentiation, checked_differentiation
+from adntn.generator import TILED
+from adntn.machine import machine
+from adntn.program.schedule import Choice, ScheduleName, Task, check_contracts, checked_schedule, choose
+from adntn.tiling import Tiling
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator_of
 from adntn_torch.differentiate import generate, prepare
 from adntn_torch.engine import engine as engine_of
+from adntn_torch.schedules import is_traced
 
 
 class GeneratedLayer(nn.Module):
@@ -28,8 +34,12 @@ class GeneratedLayer(nn.Module):
         cores: the parameters to learn, by name; in a state dict they are `cores.top`, `cores.level1/isometry0` ...
         bias: as in `torch.nn`, a parameter or None.
         topology: the options that the generator was built from.
-        differentiation: "native" or "adjoint".
+        differentiation: "adjoint", or "native" for torch's own.
         engine: the array library that computes the weight and its adjoint; None for torch itself.
+        schedule: how the weight meets x: "auto", "materialise", "recompute", "stream" or "contract".
+        memory_limit: bytes that the schedule may hold beyond cores, x, y and their gradients; None for what a dense
+            layer takes.
+        frozen_weight: the weight that `freeze` keeps, or None.
         std: the standard deviation with which the weight starts.
     """
 
@@ -39,6 +49,7 @@ class GeneratedLayer(nn.Module):
 
     cores: nn.ParameterDict
     bias: nn.Parameter | None
+    frozen_weight: Tensor | None
 
     def __init__(
         self,
@@ -48,6 +59,8 @@ class GeneratedLayer(nn.Module):
         topology: TopologyOptions,
         differentiation: Differentiation | None,
         engine: str | None,
+        schedule: ScheduleName,
+        memory_limit: int | None,
         seed: int | None,
         std: float | None,
     ) -> None:
@@ -55,11 +68,13 @@ class GeneratedLayer(nn.Module):
         super().__init__()
         weight, bias = parameters_of(dense)
         self.engine = None if engine == "torch" else engine
-        self.differentiation = checked_differentiation(differentiation, self.engine)
+        self.differentiation = checked_differentiation(differentiation or "adjoint", self.engine)
+        self.schedule, self.memory_limit = checked_schedule(schedule, memory_limit), memory_limit
         self.topology = topology
         self.generator = generator_of(topology, tuple(weight.shape))
         self._engine = None if self.engine is None else engine_of(self.generator, self.engine)
         self.std = 1.0 / math.sqrt(3 * self.generator.fan_in) if std is None else float(std)
+        self._check_schedule()
         prepare(self.generator)
         for name in self.dense_arguments:
             setattr(self, name, getattr(dense, name))
@@ -70,12 +85,103 @@ class GeneratedLayer(nn.Module):
             self.cores[name] = nn.Parameter(torch.empty(shape, device=device, dtype=weight.dtype))
         new_bias = None if bias is None else nn.Parameter(torch.empty(bias.shape, device=device, dtype=bias.dtype))
         self.register_parameter("bias", new_bias)
+        self.register_buffer("frozen_weight", None, persistent=False)
         self.reset_parameters(seed)
 
     @property
     def weight(self) -> Tensor:
-        """The generated weight: a new contiguous tensor, differentiable with respect to the cores."""
-        return generate(self.generator, dict(self.cores.items()), self.differentiation, self._engine)
+        """The generated weight: new, contiguous, differentiable with respect to the cores; if frozen, the kept one."""
+        if self.frozen_weight is not None:
+            return self.frozen_weight
+        cores = dict(self.cores.items())
+        return generate(self.generator, cores, self.differentiation, self._engine, self._tiles(cores))
+
+    def _tiles(self, cores: Mapping[str, Tensor]) -> Tiling | None:
+        """Return the tiles that make the weight, or None where it is made in one piece."""
+        small = math.prod(self.generator.shape) < TILED
+        if (
+            small
+            or self.differentiation == "native"
+            or self.engine is not None
+            or is_traced()
+            or cores["scale"].is_meta
+        ):
+            return None
+        return self.generator.tiling(cores)
+
+    def freeze(self, dtype: torch.dtype | None = None) -> Self:
+        """Keep the weight, made once, for inference; the cores then learn nothing. It is not part of the state dict.
+
+        >>> import adntn_torch
+        >>> layer = adntn_torch.Linear(64, 64, seed=0).freeze(torch.bfloat16)
+        >>> layer.frozen_weight.dtype, layer.unfreeze().frozen_weight is None
+        (torch.bfloat16, True)
+
+        Args:
+            dtype: in which it is kept; x must come in it too. By default that of the cores.
+        """
+        self.frozen_weight = None
+        with torch.no_grad():
+            self.frozen_weight = self.weight.to(dtype).contiguous()
+        return self
+
+    def unfreeze(self) -> Self:
+        """Let the kept weight go: it is generated again from the cores."""
+        self.frozen_weight = None
+        return self
+
+    def choice(self, rows: int, training: bool = True) -> Choice:
+        """Return which schedule is taken for so many vectors (of a convolution: places in all examples), and why.
+
+        >>> import adntn_torch
+        >>> print(adntn_torch.Linear(256, 256, seed=0, schedule="stream").choice(32).taken.schedule)
+        stream
+
+        Raises:
+            ValueError: if nothing fits into the layer's memory limit; the error names the least that would.
+        """
+        scale = self.cores["scale"]
+        computed = "float32" if scale.dtype in {torch.float16, torch.bfloat16} else str(scale.dtype)
+        here = machine("torch", computed.removeprefix("torch."), scale.device)
+        itemsize = ITEMSIZES[computed.removeprefix("torch.")]
+        task = Task(self.generator.network, self.generator.paths, rows, training, itemsize, self.streams)
+        return choose(task, here, self.schedule, self.memory_limit)
+
+    def _scheduled(self, x: Tensor, rows: int) -> Choice | None:
+        """Return the choice for x; None where the weight is made in one piece and torch sees to the rest."""
+        if self.frozen_weight is not None or self.engine is not None or self.differentiation == "native":
+            return None
+        automatic = self.schedule == "auto" and self.memory_limit is None
+        if self.schedule == "materialise" or (automatic and math.prod(self.generator.shape) < TILED):
+            return None
+        if x.is_meta or is_traced():
+            return None
+        wanted = x.requires_grad or any(core.requires_grad for core in self.cores.values())
+        return self.choice(rows, training=wanted and torch.is_grad_enabled())
+
+    @property
+    def streams(self) -> bool:
+        """Whether the layer can take its weight in tiles of rows."""
+        return True
+
+    def _check_schedule(self) -> None:
+        if self.schedule == "stream" and not self.streams:
+            raise ValueError(
+                'schedule must not be "stream" for a convolution with groups; "recompute" is the next best'
+            )
+        if self.schedule == "contract":
+            check_contracts(self.generator.network)
+        if self.schedule in {"auto", "materialise"}:
+            return
+        if self.engine is not None:
+            raise ValueError(
+                f'schedule must be "auto" or "materialise" with the engine {self.engine!r}, got {self.schedule!r}'
+            )
+        if self.differentiation == "native":
+            raise ValueError(
+                f'schedule must be "auto" or "materialise" with differentiation="native", got {self.schedule!r}:'
+                " the others are differentiated by the library's adjoint"
+            )
 
     @torch.no_grad()
     def reset_parameters(self, seed: int | None = None) -> None:
@@ -111,6 +217,16 @@ class GeneratedLayer(nn.Module):
                 raise TypeError(f"core {name!r} is complex ({array.dtype}), the layer's are {self.cores[name].dtype}")
         for name, array in arrays.items():
             self.cores[name].copy_(array)
+        self._renew()
+
+    def _renew(self) -> None:
+        """Make the kept weight again after the cores have changed."""
+        if self.frozen_weight is not None:
+            self.freeze(self.frozen_weight.dtype)
+
+    def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:
+        super()._load_from_state_dict(*arguments, **keywords)
+        self.unfreeze()  # the cores are children: they are loaded after this
 
     @classmethod
     def from_dense(
@@ -120,6 +236,8 @@ class GeneratedLayer(nn.Module):
         *,
         differentiation: Differentiation | None = None,
         engine: str | None = None,
+        schedule: ScheduleName = "auto",
+        memory_limit: int | None = None,
         seed: int | None = None,
         std: float | None = None,
     ) -> Self:
@@ -141,6 +259,8 @@ class GeneratedLayer(nn.Module):
             topology=topology,
             differentiation=differentiation,
             engine=engine,
+            schedule=schedule,
+            memory_limit=memory_limit,
             seed=seed,
             std=_deviation(weight) if std is None else std,
         )
@@ -169,8 +289,14 @@ class GeneratedLayer(nn.Module):
         shown += [f"parameters={self.generator.parameters:,}", f"ratio={self.generator.ratio:,.0f}"]
         if self.engine is not None:
             shown.append(f"engine={self.engine!r}")
-        elif self.differentiation != "native":
+        elif self.differentiation != "adjoint":
             shown.append(f"differentiation={self.differentiation!r}")
+        if self.schedule != "auto":
+            shown.append(f"schedule={self.schedule!r}")
+        if self.memory_limit is not None:
+            shown.append(f"memory_limit={self.memory_limit:,}")
+        if self.frozen_weight is not None:
+            shown.append("frozen")
         return ", ".join(shown)
 
     def __repr__(self) -> str:

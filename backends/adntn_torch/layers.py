@@ -6,6 +6,7 @@ here is a subclass of the dense one: there `weight` is a parameter, which code m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
@@ -14,8 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adntn.backends import Differentiation
+from adntn.program.schedule import ScheduleName
+from adntn.tiling import tiling
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_torch.generated import GeneratedLayer
+from adntn_torch.schedules import recomputed, streamed_convolution, streamed_linear
 
 Device = torch.device | str | int | None
 Sizes = int | tuple[int, ...]
@@ -35,10 +39,15 @@ class Linear(GeneratedLayer):
     Args:
         in_features, out_features, bias, device, dtype: as in `torch.nn.Linear`.
         topology: how the weight is generated, such as `adntn.TTN.options(bond=4)`.
-        differentiation: "native", torch's automatic differentiation, or "adjoint", the library's (first derivatives).
-            None takes "native" without an engine; with one there is only "adjoint".
+        differentiation: "adjoint", the library's (first derivatives), which None takes too; or "native", torch's
+            automatic differentiation of the weight as a whole.
         engine: the array library that computes the weight and its adjoint, "jax", "cupy" or "numpy" ...; None or
             "torch" for torch itself. The cores stay parameters of torch, and share memory with the engine's arrays.
+        schedule: how the weight meets x: "materialise", "recompute", "stream", "contract" (see
+            `adntn.program.schedule`), or "auto", the fastest that is predicted for each number of rows. Under
+            torch.compile and torch.func the weight is always materialised.
+        memory_limit: bytes that may be held beyond cores, x, y and their gradients; None allows what a dense layer
+            takes: the weight and its gradient.
         seed: of the cores; None draws one from torch's generator.
         std: the start's standard deviation; None takes that of `torch.nn`, 1 / sqrt(3 fan in).
 
@@ -64,6 +73,8 @@ class Linear(GeneratedLayer):
         topology: TopologyOptions = DEFAULT_TOPOLOGY,
         differentiation: Differentiation | None = None,
         engine: str | None = None,
+        schedule: ScheduleName = "auto",
+        memory_limit: int | None = None,
         seed: int | None = None,
         std: float | None = None,
     ) -> None:
@@ -74,13 +85,24 @@ class Linear(GeneratedLayer):
             topology=topology,
             differentiation=differentiation,
             engine=engine,
+            schedule=schedule,
+            memory_limit=memory_limit,
             seed=seed,
             std=std,
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x @ weight.T + bias, of shape (..., out_features), for x of shape (..., in_features)."""
-        return functional.linear(x, self.weight, self.bias)
+        if self.frozen_weight is not None:
+            return functional.linear(x, self.frozen_weight, self.bias)
+        choice = self._scheduled(x, math.prod(x.shape[:-1]))
+        if choice is None or choice.taken.schedule == "materialise":
+            return functional.linear(x, self.weight, self.bias)
+        if choice.taken.schedule == "recompute":
+            return recomputed(lambda x: functional.linear(x, self.weight, self.bias), x)
+        cores = dict(self.cores.items())
+        tiles = tiling(self.generator.network, self.generator.paths, choice.taken.plan)
+        return streamed_linear(self.generator, tiles, cores, x, self.bias)
 
 
 class _Convolution(GeneratedLayer):
@@ -124,6 +146,8 @@ class _Convolution(GeneratedLayer):
         topology: TopologyOptions = DEFAULT_TOPOLOGY,
         differentiation: Differentiation | None = None,
         engine: str | None = None,
+        schedule: ScheduleName = "auto",
+        memory_limit: int | None = None,
         seed: int | None = None,
         std: float | None = None,
     ) -> None:
@@ -146,17 +170,41 @@ class _Convolution(GeneratedLayer):
             topology=topology,
             differentiation=differentiation,
             engine=engine,
+            schedule=schedule,
+            memory_limit=memory_limit,
             seed=seed,
             std=std,
         )
         self._border: list[int] = list(dense._reversed_padding_repeated_twice)
+
+    @property
+    def streams(self) -> bool:
+        """Whether output channels can be computed for themselves: with groups each also has its own inputs."""
+        return self.groups == 1
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution, of shape (N, out_channels, ...), for x of shape (N, in_channels, ...); N may lack."""
         padding: str | Sizes = self.padding
         if self.padding_mode != "zeros":
             x, padding = functional.pad(x, self._border, mode=self.padding_mode), 0
-        return self.convolve(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        choice = self._scheduled(x, math.prod(x.shape) // x.shape[1 if x.dim() > len(self.kernel_size) + 1 else 0])
+        settings = self.stride, padding, self.dilation, self.groups
+        if choice is None or choice.taken.schedule == "materialise":
+            return self.convolve(x, self.weight, self.bias, *settings)
+        if choice.taken.schedule == "recompute":
+            return recomputed(lambda x: self.convolve(x, self.weight, self.bias, *settings), x)
+        cores = dict(self.cores.items())
+        tiles = tiling(self.generator.network, self.generator.paths, choice.taken.plan)
+        examples = x if x.dim() > len(self.kernel_size) + 1 else x[None]
+        y = streamed_convolution(
+            self.generator,
+            tiles,
+            cores,
+            examples,
+            self.bias,
+            convolve=lambda x, w: self.convolve(x, w, None, *settings),
+        )
+        return y if examples is x else y[0]
 
 
 class Conv1d(_Convolution):

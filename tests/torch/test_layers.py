@@ -199,12 +199,12 @@ def test_wrong_keywords_are_named(keywords, error, message):
 
 def test_a_printed_layer_says_how_it_is_generated():
     layer = adntn_torch.Conv2d(
-        16, 64, 3, padding=1, groups=2, topology=adntn.TTN.options(bond=2), differentiation="adjoint"
+        16, 64, 3, padding=1, groups=2, topology=adntn.TTN.options(bond=2), differentiation="native"
     )
     text = repr(nn.Sequential(layer))
     parameters = sum(core.numel() for core in layer.cores.values())
     assert f"parameters={parameters:,}, ratio={64 * 8 * 9 / parameters:,.0f}" in text
-    for part in ("in_channels=16", "padding=(1, 1)", "groups=2", "bias=True", "topology=TTN(bond=2)", "'adjoint'"):
+    for part in ("in_channels=16", "padding=(1, 1)", "groups=2", "bias=True", "topology=TTN(bond=2)", "'native'"):
         assert part in text
     assert "stride" not in text
     assert text.count("\n") == 2

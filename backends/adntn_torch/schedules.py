@@ -1,0 +1,167 @@
+"""How a layer's weight meets x: in one piece, made again for the backward pass, tile by tile, or not at all.
+
+See `adntn.program.schedule`. Under torch.compile and inside torch.func the weight is always made in one piece, by
+functions that torch traces and transforms; the other schedules write in place and are differentiated by the library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from adntn import Generator
+from adntn.streaming import stream, stream_back
+from adntn.tiling import Tiling
+from adntn_torch.differentiate import first_derivatives, without_autocast
+
+#: A layer's product without its bias: (x, weight) -> y, with the weight's rows at axis 1 or, of matrices, the last one.
+Product = Callable[[Tensor, Tensor], Tensor]
+
+
+def is_traced() -> bool:
+    """Return whether torch.compile traces, or a transformation of torch.func is at work."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def autocasted(x: Tensor) -> Tensor:
+    """Return x in the number type in which autocast has products computed."""
+    kind = x.device.type
+    if x.dtype != torch.float32 or not torch.is_autocast_enabled(kind):
+        return x
+    return x.to(torch.get_autocast_dtype(kind))
+
+
+def recomputed(product: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return product(x), of which nothing but x is kept: it is run again in the backward pass."""
+    result: Tensor = checkpoint(product, x, use_reentrant=False, preserve_rng_state=False)
+    return result
+
+
+def streamed_linear(
+    generator: Generator, tiles: Tiling, cores: Mapping[str, Tensor], x: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Return x @ W.T + bias for x of shape (..., in); neither W nor dL/dW ever exists."""
+    return _apply(_StreamedLinear, generator, tiles, autocasted(x), bias, cores)
+
+
+def streamed_convolution(
+    generator: Generator,
+    tiles: Tiling,
+    cores: Mapping[str, Tensor],
+    x: Tensor,
+    bias: Tensor | None,
+    *,
+    convolve: Product,
+) -> Tensor:
+    """Return the convolution, made for some output channels and some examples at a time; there is one group only."""
+    return _apply(_StreamedConvolution, (generator, convolve), tiles, autocasted(x), bias, cores)
+
+
+def _apply(function: type[torch.autograd.Function], what: Any, tiles: Tiling, *others: Any) -> Tensor:
+    *tensors, cores = others
+    arrays = (cores[name] for name in cores)
+    result: Tensor = function.apply(what, tiles, tuple(cores), *tensors, *arrays)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Streamed(torch.autograd.Function):
+    """(what, tiles, names of the cores, x, bias, *cores) -> y; first derivatives only."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        what, tiles, names, x, bias, *cores = inputs
+        ctx.what, ctx.tiles, ctx.names, ctx.bias = what, tiles, names, bias
+        ctx.save_for_backward(x, *cores)
+
+
+class _StreamedLinear(_Streamed):
+    @staticmethod
+    def forward(
+        generator: Generator, tiles: Tiling, names: Sequence[str], x: Tensor, bias: Tensor | None, *cores: Tensor
+    ) -> Tensor:
+        _, prepared = generator.prepared(dict(zip(names, cores, strict=True)))
+        rows = x.reshape(-1, x.shape[-1])
+        y = rows.new_empty(len(rows), generator.shape[0])
+        with without_autocast(x):
+            stream(tiles, prepared, rows, y)
+        if bias is not None:
+            y += bias
+        return y.reshape(*x.shape[:-1], generator.shape[0])
+
+    @staticmethod
+    @first_derivatives
+    def backward(ctx: Any, y_bar: Tensor) -> tuple[Any, ...]:
+        x, *cores = ctx.saved_tensors
+        _, prepared = ctx.what.prepared(dict(zip(ctx.names, cores, strict=True)))
+        rows, rows_bar = x.reshape(-1, x.shape[-1]), y_bar.reshape(-1, y_bar.shape[-1])
+        x_bar = torch.zeros_like(rows) if ctx.needs_input_grad[3] else None
+        with without_autocast(x):
+            gradients = stream_back(ctx.tiles, prepared, rows, rows_bar, x_bar)
+        bias_bar = rows_bar.sum(0).to(ctx.bias.dtype) if ctx.needs_input_grad[4] else None
+        shaped = None if x_bar is None else x_bar.reshape(x.shape)
+        return None, None, None, shaped, bias_bar, *(gradients[name].to(cores[0].dtype) for name in ctx.names)
+
+
+class _StreamedConvolution(_Streamed):
+    @staticmethod
+    def forward(
+        what: tuple[Generator, Product],
+        tiles: Tiling,
+        names: Sequence[str],
+        x: Tensor,
+        bias: Tensor | None,
+        *cores: Tensor,
+    ) -> Tensor:
+        generator, convolve = what
+        _, prepared = generator.prepared(dict(zip(names, cores, strict=True)))
+        y: Tensor | None = None
+        with without_autocast(x):
+            for rows, tile in tiles.generate(prepared):
+                channels = tile.to(x.dtype)
+                for part in _parts(x, tile):
+                    made = convolve(x[part], channels)
+                    if y is None:
+                        y = x.new_empty(len(x), generator.shape[0], *made.shape[2:])
+                    y[part, rows] = made
+        if y is None:  # an empty batch has no part
+            y = convolve(x, x.new_zeros(generator.shape))
+        if bias is not None:
+            y += bias.reshape(-1, *(1,) * (y.dim() - 2))
+        return y
+
+    @staticmethod
+    @first_derivatives
+    def backward(ctx: Any, y_bar: Tensor) -> tuple[Any, ...]:
+        x, *cores = ctx.saved_tensors
+        generator, convolve = ctx.what
+        _, prepared = generator.prepared(dict(zip(ctx.names, cores, strict=True)))
+        x_bar = torch.zeros_like(x) if ctx.needs_input_grad[3] else None
+
+        def adjoint_of(rows: slice, tile: Tensor) -> Tensor:
+            channels = tile.detach().to(x.dtype).requires_grad_()
+            bar = torch.zeros_like(channels)
+            for part in _parts(x, tile):
+                inputs = x[part].detach().requires_grad_(x_bar is not None)
+                wanted = [channels] if x_bar is None else [channels, inputs]
+                with torch.enable_grad():
+                    made = convolve(inputs, channels)
+                shares = torch.autograd.grad(made, wanted, y_bar[part, rows])
+                bar += shares[0]
+                if x_bar is not None:
+                    x_bar[part] += shares[1]
+            return bar.to(tile.dtype)
+
+        with without_autocast(x):
+            gradients = ctx.tiles.pull_back(prepared, adjoint_of)
+        bias_bar = y_bar.sum((0, *range(2, y_bar.dim()))).to(ctx.bias.dtype) if ctx.needs_input_grad[4] else None
+        return None, None, None, x_bar, bias_bar, *(gradients[name].to(cores[0].dtype) for name in ctx.names)
+
+
+def _parts(x: Tensor, tile: Tensor) -> list[slice]:
+    """Return the examples in parts of no more numbers than a few tiles: convolutions copy what they read."""
+    step = max(1, 4 * tile.numel() // max(1, x[:1].numel()))
+    return [slice(first, first + step) for first in range(0, len(x), step)]
