@@ -4,9 +4,9 @@ That function takes the parsed arguments and returns the exit code; bad input is
 ValueError, which `adntn.cli` turns into one line and the exit code 2.
 """
 
-from adntn.commands import backends, verify
+from adntn.commands import backends, bench, verify
 
 #: The subcommands, in the order in which the help shows them.
-COMMANDS = (verify, backends)
+COMMANDS = (verify, backends, bench)
 
 __all__ = ["COMMANDS"]
