@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -121,7 +121,7 @@ def compare(
     threads: int,
     repeats: int = 7,
     time: bool = True,
-    memory: bool = True,
+    memory: Collection[str] | None = None,
 ) -> Comparison:
     """Return what the entries took, side by side in one run.
 
@@ -131,11 +131,10 @@ def compare(
         threads: of the array libraries.
         repeats: samples of each time.
         time: whether times are measured.
-        memory: whether peak memory is.
+        memory: labels of the entries whose peak memory is; None for all of them.
 
     Raises:
         ValueError: if two entries share a label.
-        RuntimeError: if the process that takes the times fails as a whole.
     """
     labels = [entry.label for entry in entries]
     if len(set(labels)) < len(labels):
@@ -143,12 +142,14 @@ def compare(
     found = {one.label: Measurement(one.label, one.contender.name, one.case, one.task) for one in entries}
     if time:
         given = {"entries": [one.to_json() for one in entries], "repeats": repeats}
-        answers = in_fresh_process(f"{__name__}:timed", given, threads=threads)
+        try:
+            answers = in_fresh_process(f"{__name__}:timed", given, threads=threads)
+        except RuntimeError as error:  # the process died, as it does where memory runs out
+            answers = {label: replace(one, reason=f"time: {error}").to_json() for label, one in found.items()}
         found |= {label: Measurement.from_json(answer) for label, answer in answers.items()}
-    if memory:
-        for entry in entries:
-            if not found[entry.label].reason:
-                found[entry.label] = _with_memory(found[entry.label], entry, threads)
+    for entry in entries:
+        if not found[entry.label].reason and (memory is None or entry.label in memory):
+            found[entry.label] = _with_memory(found[entry.label], entry, threads)
     predictions = _predictions(entry for entry in entries if not found[entry.label].reason)
     return Comparison(title, tuple(found[label] for label in labels), predictions)
 
@@ -196,7 +197,7 @@ def remembered(argument: Mapping[str, Any]) -> dict[str, Any]:
 def _with_memory(measurement: Measurement, entry: Entry, threads: int) -> Measurement:
     try:
         answer = in_fresh_process(f"{__name__}:remembered", {"entry": entry.to_json()}, threads=threads)
-    except RuntimeError as error:  # the process died, as it does where memory runs out
+    except RuntimeError as error:
         return replace(measurement, reason=f"memory: {error}")
     if "reason" in answer:
         return replace(measurement, reason=f"memory: {answer['reason']}")

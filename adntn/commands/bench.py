@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
                     lines,
                     threads=arguments.threads,
                     repeats=arguments.repeats,
-                    memory=not arguments.no_memory,
+                    memory=() if arguments.no_memory else None,
                 )
             )
             out.print(table(found[-1]))

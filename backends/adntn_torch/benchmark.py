@@ -27,7 +27,7 @@ def dense_layer(case: Case) -> nn.Module:
     out, features, *kernel = case.shape
     placed: dict[str, Any] = {"device": case.device, "dtype": dtype_of(case), "bias": False}
     if kernel:
-        return nn.Conv2d(features, out, tuple(kernel), padding="same", **placed)
+        return nn.Conv2d(features, out, (kernel[0], kernel[1]), padding="same", **placed)
     return nn.Linear(features, out, **placed)
 
 
