@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=writable, metavar="FILE", help="write all numbers, table by table")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write a page with plots at the end")
     parsed = parser.parse_args(arguments)
-    document, out = started("benchmarks", parsed.threads, parsed.device, arguments or ()), console()
+    document, out = started("benchmarks", parsed.threads, parsed.device), console()
     plans = chain.from_iterable(PARTS[part](parsed.full, parsed.device, parsed.dtype) for part in parsed.parts)
     for plan in plans:
         if parsed.match not in plan.title:

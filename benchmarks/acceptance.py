@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure bar by bar, print a table after each, and write what there is so far."""
     parsed = parser().parse_args(arguments)
     scope, out = scope_of(parsed), console()
-    document = started("benchmarks.acceptance", parsed.threads, scope.device, arguments or ())
+    document = started("benchmarks.acceptance", parsed.threads, scope.device)
     for bar in parsed.bars:
         found: list[Comparison] = []
         rows = list(BARS[bar](measuring(parsed.threads, parsed.repeats, found), scope))

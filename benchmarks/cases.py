@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from adntn.benchmarking import Case
 from adntn.benchmarking.contender import Contender, Entry, Task, entries
-from adntn.benchmarking.contenders import CONTENDERS, DENSE, MUTABLE, copy_on, generator_on
+from adntn.benchmarking.contenders import DENSE, LAYER, MUTABLE, SCHEDULES, copy_on, generator_on, layer
 from benchmarks.contenders import EVERYBODY, NAIVE
 
 SHAPES = ((1024, 1024), (4096, 4096), (4096, 25088), (512, 512, 3, 3))
@@ -44,8 +44,8 @@ def side_by_side(full: bool, device: str = "cpu", dtype: str = "float32") -> Ite
     """Yield everybody on one case, task by task.
 
     Args:
-        full: all shapes, topologies, bonds and both last activations; otherwise one small case, as it is and linear, and
-            the memory of the step alone.
+        full: all shapes, topologies, bonds and both last activations; otherwise one small case, with tanh and linear,
+            and the memory of the step alone.
         device: where.
         dtype: of weights and inputs.
     """
@@ -77,7 +77,7 @@ def scaling(full: bool, device: str = "cpu", dtype: str = "float32") -> Iterator
     """
     base = Case(SQUARE if full else SHAPES[0], device=device, dtype=dtype)
     weights = (*(copy_on(one) for one in MUTABLE), *(generator_on(one) for one in ("numpy", "torch", "jax")), NAIVE)
-    layers = (DENSE, *(one for one in CONTENDERS if one.name.startswith("adntn, ") and "frozen" not in one.name), NAIVE)
+    layers = (DENSE, *(layer(schedule) for schedule in SCHEDULES), LAYER, NAIVE)
     for shape in SIZES if full else SIZES[:4]:
         case = replace(base, shape=shape)
         yield _plan("size", weights, case, ("weight", "weight into a buffer", "gradients"), full)

@@ -84,22 +84,20 @@ class Document:
         return Document.from_json(json.loads(path.read_text(encoding="utf-8")))
 
 
-def started(module: str, threads: int, device: str, arguments: Iterable[str] = ()) -> Document:
-    """Return an empty document for a command that starts now.
+def started(module: str, threads: int, device: str) -> Document:
+    """Return an empty document for this process's command, which names no files.
 
     Args:
         module: that is run.
         threads: of the libraries.
         device: where.
-        arguments: of the command line; by default this process's, without the names of files.
     """
-    given = list(arguments) or _without_files(sys.argv[1:])
     environment = {**machine(threads), **versions(DISTRIBUTIONS)}
     if device != "cpu":
         import torch  # noqa: PLC0415 (a process that measures nothing itself need not load it)
 
         environment["device"] = torch.cuda.get_device_name(device)
-    return Document(" ".join(["python -m", module, *given]), environment)
+    return Document(" ".join(["python -m", module, *_without_files(sys.argv[1:])]), environment)
 
 
 def _without_files(arguments: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Running a function in a fresh process: `python -m adntn.benchmarking.fresh MODULE:FUNCTION`, JSON in and out."""
+"""Running a function of one JSON value in a fresh process; its answer is one too."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 
 from adntn.benchmarking.machine import THREAD_VARIABLES
 
+#: What the fresh process runs; a folder to import from is the current one, as for any `python -c`.
+PROGRAM = "from adntn.benchmarking.fresh import main; main()"
 #: Stands before the answer, as libraries print what they like.
 ANSWER = "\N{RIGHTWARDS ARROW} answer "
 
@@ -40,7 +42,7 @@ def in_fresh_process(place: str, argument: Any, *, threads: int) -> Any:
     """
     environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
     done = subprocess.run(
-        [sys.executable, "-m", "adntn.benchmarking.fresh", place],
+        [sys.executable, "-c", PROGRAM, place],
         input=json.dumps(argument),
         capture_output=True,
         text=True,
@@ -55,10 +57,6 @@ def in_fresh_process(place: str, argument: Any, *, threads: int) -> Any:
 
 
 def main() -> None:
-    """Read the argument, run the function, print the answer."""
+    """Read the argument, run the function named on the command line, print the answer."""
     answer = named(sys.argv[1])(json.loads(sys.stdin.read()))
     print("\n" + ANSWER + json.dumps(answer))
-
-
-if __name__ == "__main__":
-    main()
