@@ -94,7 +94,11 @@ def product(case: Case, task: Task, *, backend: str) -> Ready:
 
 
 def _device(library: Backend, case: Case) -> Any:
-    return None if case.device == "cpu" else library.device(case.device)
+    if case.device == "cpu":
+        return None
+    if library.name == "numpy":
+        raise ValueError(f"NumPy computes on the CPU only, the case is on {case.device}")
+    return library.device(case.device)
 
 
 def _random(case: Case, library: Backend, shape: tuple[int, ...] | None = None) -> Array:

@@ -14,6 +14,8 @@ from adntn.benchmarking.machine import THREAD_VARIABLES
 
 #: What the fresh process runs; a folder to import from is the current one, as for any `python -c`.
 PROGRAM = "from adntn.benchmarking.fresh import main; main()"
+#: Libraries share a GPU: by default JAX takes most of its memory at once.
+TOGETHER = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 #: Stands before the answer, as libraries print what they like.
 ANSWER = "\N{RIGHTWARDS ARROW} answer "
 
@@ -40,7 +42,7 @@ def in_fresh_process(place: str, argument: Any, *, threads: int) -> Any:
     Raises:
         RuntimeError: if the process fails, with the last line that it wrote.
     """
-    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads)), **TOGETHER}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, place],
         input=json.dumps(argument),

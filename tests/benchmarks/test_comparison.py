@@ -114,6 +114,12 @@ def test_copy_and_tanh_write_into_the_same_buffer(library: str, case: Case) -> N
         assert first is call() or first is None  # numpy.copyto returns nothing
 
 
+def test_numpy_does_not_pass_for_a_gpu() -> None:
+    case = Case((24, 16), device="cuda:0")
+    with pytest.raises(ValueError, match="NumPy computes on the CPU only, the case is on cuda:0"):
+        generator_on("numpy").ready(case, "weight")
+
+
 BAD = {
     "shape": ({"shape": (3,)}, "shape must be"),
     "topology": ({"shape": (4, 4), "topology": "Tree"}, "topology must be one of TTN"),
