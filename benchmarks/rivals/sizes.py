@@ -45,7 +45,9 @@ def train_size(sizes: Sequence[int], rank: int) -> int:
     return sum(left * size * right for size, (left, right) in zip(sizes, pairwise(ranks), strict=True))
 
 
-def nearest(splits: Iterable[int], parameters: Callable[[int, int], int], target: int) -> tuple[int, int]:
+def nearest(
+    splits: Iterable[int], parameters: Callable[[int, int], int], target: int, *, least_rank: int = 2
+) -> tuple[int, int]:
     """Return the split and the rank with the number of parameters nearest to a target; of equals, the fewest factors.
 
     >>> nearest([2, 3], lambda split, rank: split * rank, 12)
@@ -55,11 +57,12 @@ def nearest(splits: Iterable[int], parameters: Callable[[int, int], int], target
         splits: into how many factors a dimension can be split.
         parameters: from a split and a rank to a number of parameters.
         target: ours.
+        least_rank: the smallest that is looked at; at rank 1 a train is a mere product of its sites.
 
     Raises:
         ValueError: if there is no split.
     """
-    found = [(split, rank) for split in splits for rank in range(1, LARGEST_RANK + 1)]
+    found = [(split, rank) for split in splits for rank in range(least_rank, LARGEST_RANK + 1)]
     if not found:
         raise ValueError("the shape's dimensions cannot be split into at least 2 factors each")
     return min(found, key=lambda one: (abs(math.log(parameters(*one) / target)), one))

@@ -105,10 +105,10 @@ def _convolution(case: Case, task: Task, factorization: Factorization, implement
     out, features, height, width = case.shape
     target = case.generator.parameters
     if factorization == "CP":
-        _, rank = nearest([1], lambda _, rank: rank * (sum(case.shape) + 1), target)
+        _, rank = nearest([1], lambda _, rank: rank * (sum(case.shape) + 1), target, least_rank=1)
         ranks: Any = rank
     else:
-        _, rank = nearest([1], lambda _, rank: train_size((features, height, width, out), rank), target)
+        _, rank = nearest([1], lambda _, rank: train_size((features, height, width, out), rank), target, least_rank=1)
         ranks = (1, rank, rank, rank, 1)
     layer: nn.Module = tltorch.FactorizedConv(
         features,
