@@ -241,10 +241,11 @@ def training(compare: Compare, scope: Scope) -> Iterator[Row]:
 
 
 def remembering(compare: Compare, scope: Scope) -> Iterator[Row]:
-    """Yield bar 4: memory never above the dense layer's; a small frozen layer as fast as it."""
+    """Yield bar 4: memory never above the dense layer's, at the largest bond; a small frozen layer as fast as it."""
+    largest = replace(scope, bonds=(max(scope.bonds),))
     for shape in scope.shapes:
         for batch in scope.batches:
-            for case in scope.cases(shape=shape, batch=batch):
+            for case in largest.cases(shape=shape, batch=batch):
                 for task in TRAINING:
                     entries, labels = _entries((layer("auto"), DENSE), case, task), ("adntn, auto", DENSE.name)
                     found = compare(Wanted(f"bar 4, {task}: {case}", entries, time=False, memory=labels))

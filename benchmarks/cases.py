@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from adntn.benchmarking import Case
-from adntn.benchmarking.contender import Contender, Entry, Task, entries
+from adntn.benchmarking.contender import TASKS, Contender, Entry, Task, entries
 from adntn.benchmarking.contenders import DENSE, LAYER, MUTABLE, SCHEDULES, copy_on, generator_on, layer
 from benchmarks.contenders import EVERYBODY, NAIVE
 
@@ -15,7 +15,9 @@ TOPOLOGIES = ("TTN", "AugmentedTTN", "MERA")
 BONDS = (2, 4)
 SQUARE = (4096, 4096)
 ACTIVATIONS_AT_THE_END = ("identity", "tanh")
-TASKS: tuple[Task, ...] = ("weight", "weight into a buffer", "gradients", "forward", "backward", "step")
+#: Tasks of a look, the last one with memory; and of full results those whose memory differs from the others'.
+SHORT_TASKS: tuple[Task, ...] = ("weight", "forward", "step")
+LASTING: tuple[Task, ...] = ("gradients", "forward", "step")
 
 #: Weights of 2^16 to 2^28 numbers, square.
 SIZES = tuple((2**half, 2**half) for half in range(8, 15))
@@ -44,27 +46,23 @@ def side_by_side(full: bool, device: str = "cpu", dtype: str = "float32") -> Ite
     """Yield everybody on one case, task by task.
 
     Args:
-        full: all shapes, topologies, bonds and both last activations; otherwise one small case, with tanh and linear,
+        full: all shapes, and on the square one all topologies and bonds and tanh at the end; otherwise one small case
             and the memory of the step alone.
         device: where.
         dtype: of weights and inputs.
     """
     base = Case(SHAPES[0], device=device, dtype=dtype)
+    cases = [base, replace(base, activation="identity")]
     if full:
-        cases = [
-            replace(base, shape=shape, topology=topology, bond=bond, last_activation=last)
-            for shape in SHAPES
-            for topology in TOPOLOGIES
-            for bond in BONDS
-            for last in ACTIVATIONS_AT_THE_END
-        ] + [replace(base, shape=shape, activation="identity", bond=bond) for shape in SHAPES for bond in BONDS]
-    else:
-        cases = [base, replace(base, activation="identity")]
-    tasks: tuple[Task, ...] = TASKS if full else ("weight", "forward", "step")
-    for case in cases:
+        square = replace(base, shape=SQUARE)
+        cases = [replace(base, shape=shape) for shape in SHAPES]
+        cases += [replace(square, topology=topology, bond=bond) for topology in TOPOLOGIES for bond in BONDS]
+        cases += [replace(square, last_activation="tanh")]
+        cases += [replace(base, shape=shape, activation="identity", bond=bond) for shape in SHAPES for bond in BONDS]
+    tasks, remembered = (TASKS, LASTING) if full else (SHORT_TASKS, SHORT_TASKS[-1:])
+    for case in dict.fromkeys(cases):
         for task in tasks:
-            lines = entries(EVERYBODY, case, task)
-            yield Plan("side by side", f"{task}: {case}", lines, memory=full or task == "step")
+            yield Plan("side by side", f"{task}: {case}", entries(EVERYBODY, case, task), task in remembered)
 
 
 def scaling(full: bool, device: str = "cpu", dtype: str = "float32") -> Iterator[Plan]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from adntn.cli import main
 
+ROOT = Path(__file__).parents[2]
 SMALL = ["bench", "--shape", "24x16", "--repeats", "1", "--threads", "1", "--contenders", "*numpy"]
 
 
@@ -60,3 +63,10 @@ def test_the_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["bench", "--help"])
     assert "examples:\n  adntn bench" in capsys.readouterr().out
+
+
+def test_what_only_prints_imports_no_framework_and_no_rival() -> None:
+    program = "import sys, benchmarks.cases, benchmarks.bars, adntn.commands.bench; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = set(done.stdout.split())
+    assert not loaded & {"torch", "jax", "tltorch", "tensorly", "tensorkrowch", "quimb", "cotengra"}
