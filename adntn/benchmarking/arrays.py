@@ -52,6 +52,39 @@ def generated(case: Case, task: Task, *, backend: str, differentiation: str = "a
     return Ready(call, generator.parameters)
 
 
+def applied(case: Case, task: Task, *, backend: str, **options: Any) -> Ready:
+    """Return the case's generator applied to x on a backend, compiled where the library has a compiler.
+
+    Args:
+        case: a linear layer's.
+        task: "forward"; on JAX also "backward", by its own differentiation.
+        backend: the array library.
+        options: keywords of `Generator.apply`, such as `schedule`.
+
+    Raises:
+        ImportError, TypeError, ValueError: if the backend is not there or cannot do the task.
+    """
+    library, generator = usable_backend(backend), case.generator
+    cores = generator.init(SEED, backend=backend, dtype=case.dtype, device=_device(library, case))
+    x = _random(case, library, case.x_shape)
+    apply: Any = generator.apply
+
+    def forward(cores: Any, x: Array) -> Array:
+        return apply(cores, x, **options)
+
+    if task == "forward":
+        compiled = library.compile(forward)
+        return Ready(_waiting(library, case, lambda: compiled(cores, x)), generator.parameters)
+    y_bar, vjp = _random(case, library, case.y_shape), importlib.import_module(backend).vjp
+
+    def both(cores: Any, x: Array, y_bar: Array) -> tuple[Array, Any]:
+        y, pullback = vjp(forward, cores, x)
+        return y, pullback(y_bar)
+
+    compiled_both = library.compile(both)
+    return Ready(_waiting(library, case, lambda: compiled_both(cores, x, y_bar)), generator.parameters)
+
+
 def copied(case: Case, task: Task, *, backend: str) -> Ready:
     """Return one copy between buffers of the weight's size.
 

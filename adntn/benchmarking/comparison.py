@@ -210,10 +210,10 @@ def _with_memory(measurement: Measurement, entry: Entry, threads: int) -> Measur
 
 
 def _predictions(entries: Iterable[Entry]) -> dict[str, Prediction]:
-    """Return the report's costs for entries of ours, which are those whose contender says `generated`."""
+    """Return the report's costs for entries of ours, as the names of their setups say."""
     found = {}
     for entry in entries:
-        if entry.contender.setup.endswith(":generated"):
+        if entry.contender.setup.endswith((":generated", ":applied")):
             report = entry.case.generator.report(entry.case.itemsize)
             costs = report.forward_and_backward if entry.task in ("gradients", "backward", "step") else report.forward
             found[entry.label] = Prediction(costs.operations, costs.bytes_moved, costs.peak_bytes)

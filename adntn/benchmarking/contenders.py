@@ -7,6 +7,8 @@ from adntn.benchmarking.contender import Contender, Task
 SCHEDULES = ("auto", "materialise", "recompute", "stream", "contract")
 #: Array libraries with a weight of their own kind.
 LIBRARIES = ("numpy", "torch", "jax")
+#: Those whose layers are none of torch's: what is measured there is the generator applied to x.
+OTHERS = ("numpy", "jax")
 #: Those whose arrays can be written into.
 MUTABLE = ("numpy", "torch")
 
@@ -24,6 +26,27 @@ def generator_on(library: str, differentiation: str = "adjoint") -> Contender:
     name = f"adntn on {library}" + ("" if differentiation == "adjoint" else ", its own autograd")
     tasks: tuple[Task, ...] = ("gradients",) if path else WEIGHTS
     return Contender(name, "adntn.benchmarking.arrays:generated", tasks, (("backend", library), *path))
+
+
+def applied_on(library: str, schedule: str) -> Contender:
+    """Return our generator applied to x on an array library with a schedule.
+
+    >>> applied_on("jax", "stream").tasks
+    ('forward', 'backward')
+    """
+    return Contender(
+        f"adntn on {library}, {schedule}",
+        "adntn.benchmarking.arrays:applied",
+        ("forward", "backward") if library == "jax" else ("forward",),
+        (("backend", library), ("schedule", schedule)),
+    )
+
+
+def product_on(library: str) -> Contender:
+    """Return the dense product with x on an array library."""
+    return Contender(
+        f"dense product on {library}", "adntn.benchmarking.arrays:product", ("forward",), (("backend", library),)
+    )
 
 
 def copy_on(library: str) -> Contender:
@@ -74,4 +97,6 @@ CONTENDERS: tuple[Contender, ...] = (
     LAYER,
     *(layer(schedule) for schedule in SCHEDULES),
     layer("auto", frozen=True),
+    *(product_on(library) for library in OTHERS),
+    *(applied_on(library, schedule) for library in OTHERS for schedule in SCHEDULES),
 )

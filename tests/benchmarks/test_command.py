@@ -12,7 +12,7 @@ import pytest
 from adntn.cli import main
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["bench", "--shape", "24x16", "--repeats", "1", "--threads", "1", "--contenders", "*numpy"]
+SMALL = ["bench", "--shape", "24x16", "--repeats", "1", "--threads", "1", "--contenders", "adntn on numpy"]
 
 
 def test_it_prints_tables_and_writes_all_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

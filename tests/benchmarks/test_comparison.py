@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 
 import helpers
 import pytest
@@ -12,7 +13,16 @@ from helpers import needs
 from adntn.benchmarking import Case, Comparison, Contender, Entry, Measurement, Memory, compare
 from adntn.benchmarking.comparison import Prediction, timed
 from adntn.benchmarking.contender import TASKS, entries
-from adntn.benchmarking.contenders import CONTENDERS, DENSE, LAYER, copy_on, generator_on, tanh_on
+from adntn.benchmarking.contenders import (
+    CONTENDERS,
+    DENSE,
+    LAYER,
+    applied_on,
+    copy_on,
+    generator_on,
+    product_on,
+    tanh_on,
+)
 from adntn.benchmarking.table import markdown, rows
 
 ABSENT = Contender("absent", "no.such.module:setup", ("weight",))
@@ -103,6 +113,23 @@ def test_layers_are_ready_for_matrices_and_kernels(shape: tuple[int, ...], task:
     case = Case(shape, batch=2, image=5)
     for contender in (DENSE, LAYER):
         assert tuple(contender.ready(case, task).call().shape) == case.y_shape
+
+
+@pytest.mark.parametrize("library", ["numpy", "jax"])
+def test_generators_are_applied_where_torch_has_no_layers(library: str, case: Case) -> None:
+    needs(library)
+    plain = replace(applied_on(library, "auto"), options=(("backend", library),))  # without a word about schedules
+    assert tuple(plain.ready(case, "forward").call().shape) == case.y_shape
+    assert tuple(product_on(library).ready(case, "forward").call().shape) == case.y_shape
+    if "backward" in plain.tasks:
+        y, (gradients, x_bar) = plain.ready(case, "backward").call()
+        assert (tuple(y.shape), tuple(x_bar.shape)) == (case.y_shape, case.x_shape)
+        assert set(gradients) == set(case.generator.core_shapes)
+
+
+def test_what_is_no_product_is_said() -> None:
+    with pytest.raises(ValueError, match="a convolution is no product of two matrices"):
+        product_on("numpy").ready(Case((8, 12, 3, 3)), "forward")
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch"])
