@@ -14,8 +14,10 @@ from adntn.benchmarking.machine import THREAD_VARIABLES
 
 #: What the fresh process runs; a folder to import from is the current one, as for any `python -c`.
 PROGRAM = "from adntn.benchmarking.fresh import main; main()"
-#: Libraries share a GPU: by default JAX takes most of its memory at once.
-TOGETHER = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+#: How libraries that know nothing of each other get on in one process, unless the environment says otherwise. Threads
+#: that wait for work sleep: by default they keep a core busy, which the next contender's threads then lack (a product of
+#: 0.2 ms took 16 ms). JAX takes memory of a GPU as it needs it: by default it takes most of it at once.
+TOGETHER = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "4", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 #: Stands before the answer, as libraries print what they like.
 ANSWER = "\N{RIGHTWARDS ARROW} answer "
 
@@ -42,7 +44,7 @@ def in_fresh_process(place: str, argument: Any, *, threads: int) -> Any:
     Raises:
         RuntimeError: if the process fails, with the last line that it wrote.
     """
-    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads)), **TOGETHER}
+    environment = {**TOGETHER, **os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, place],
         input=json.dumps(argument),

@@ -49,6 +49,7 @@ def machine(threads: int) -> dict[str, str]:
         "processor": processor(),
         "cores": str(cores()),
         "threads": str(threads),
+        "idle threads": os.environ.get("OMP_WAIT_POLICY", "passive").lower(),
         "system": platform.system(),
         "python": platform.python_version(),
     }

@@ -145,6 +145,14 @@ def test_a_fresh_process_has_the_threads_it_was_given(monkeypatch: pytest.Monkey
     assert in_fresh_process("test_measure:environment", "OMP_NUM_THREADS", threads=3) == "3"
 
 
+def test_idle_threads_sleep_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert in_fresh_process("test_measure:environment", "OMP_WAIT_POLICY", threads=1) == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert in_fresh_process("test_measure:environment", "OMP_WAIT_POLICY", threads=1) == "ACTIVE"
+
+
 def test_a_process_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
     with pytest.raises(RuntimeError, match="MemoryError: 83 GB"):
