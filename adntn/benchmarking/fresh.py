@@ -15,8 +15,8 @@ from adntn.benchmarking.machine import THREAD_VARIABLES
 #: What the fresh process runs; a folder to import from is the current one, as for any `python -c`.
 PROGRAM = "from adntn.benchmarking.fresh import main; main()"
 #: How libraries that know nothing of each other get on in one process, unless the environment says otherwise. Threads
-#: that wait for work sleep: by default they keep a core busy, which the next contender's threads then lack (a product of
-#: 0.2 ms took 16 ms). JAX takes memory of a GPU as it needs it: by default it takes most of it at once.
+#: that wait for work sleep: by default they keep a core busy, which the next contender's threads then lack (on a busy
+#: machine a product of 0.2 ms took 16 ms). JAX takes a GPU's memory as it needs it, by default most of it at once.
 TOGETHER = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "4", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 #: Stands before the answer, as libraries print what they like.
 ANSWER = "\N{RIGHTWARDS ARROW} answer "
