@@ -4,9 +4,9 @@ That function takes the parsed arguments and returns the exit code; bad input is
 ValueError, which `adntn.cli` turns into one line and the exit code 2.
 """
 
-from adntn.commands import backends, calibrate, verify
+from adntn.commands import backends, bench, calibrate, verify
 
 #: The subcommands, in the order in which the help shows them.
-COMMANDS = (verify, calibrate, backends)
+COMMANDS = (verify, calibrate, bench, backends)
 
 __all__ = ["COMMANDS"]
