@@ -1,0 +1,190 @@
+"""`fused_linear` against the plain formula in double precision: by Triton's interpreter, or on a GPU where there is one."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from helpers import random_array, relative_error
+from torch import Tensor
+
+import adntn
+from adntn.verification.tolerance import EPSILON
+from adntn_torch import fused_linear
+
+triton = pytest.importorskip("triton", reason="Triton is not installed")
+
+MODULE = "adntn_torch.fused_kernels"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ON_GPU = pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU, not Triton's interpreter")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+#: RH, CH, K, RL, CL
+SIZES = {
+    "one tile": (16, 16, 16, 16, 16),
+    "half-empty tiles": (8, 8, 8, 16, 64),
+    "ragged": (3, 5, 7, 9, 10),
+    "bond 1": (4, 3, 1, 5, 6),
+    "nothing but 1": (1, 1, 1, 1, 1),
+    "bond in blocks": (2, 3, 150, 3, 5),
+    "high rows in blocks": (70, 2, 3, 2, 40),
+    "low columns in blocks": (2, 3, 4, 3, 70),
+    "high columns in blocks": (2, 70, 4, 3, 2),
+    "low rows in blocks": (2, 3, 4, 70, 3),
+}
+
+
+def imported(interpret: bool) -> ModuleType:
+    """The kernels anew, interpreted or compiled, whichever another test of this process may have imported."""
+    with mock.patch.dict(os.environ, {"TRITON_INTERPRET": "1" if interpret else "0"}):
+        sys.modules.pop(MODULE, None)
+        return importlib.import_module(MODULE)
+
+
+@pytest.fixture
+def _kernels() -> Iterator[None]:
+    """Kernels that run here; afterwards those that were there before."""
+    before = sys.modules.get(MODULE)
+    imported(interpret=DEVICE == "cpu")
+    yield
+    sys.modules.pop(MODULE)
+    if before is not None:
+        sys.modules[MODULE] = before
+
+
+@pytest.fixture
+def compiled_kernels(_kernels: None) -> ModuleType:
+    return imported(interpret=False)
+
+
+pytestmark = pytest.mark.usefixtures("_kernels")
+
+
+def arguments(sizes: tuple[int, ...], dtype: str, batch: tuple[int, ...] = (5,), **crop: int) -> dict[str, Any]:
+    """x, front, back and bias, whose numbers the type holds exactly, and the crop."""
+    high_rows, high_columns, bond, low_rows, low_columns = sizes
+    shapes = {
+        "x": (*batch, crop.get("in_features", high_columns * low_columns)),
+        "front": (high_rows, high_columns, bond),
+        "back": (low_rows, bond, low_columns),
+        "bias": (crop.get("out_features", high_rows * low_rows),),
+    }
+    tensors = {
+        name: torch.from_numpy(random_array(shape, seed) / (bond**0.25 if name in ("front", "back") else 1))
+        for seed, (name, shape) in enumerate(shapes.items())
+    }
+    return {name: tensor.to(DEVICE, DTYPES[dtype]).requires_grad_() for name, tensor in tensors.items()} | crop
+
+
+def plain(
+    x: Tensor, front: Tensor, back: Tensor, activation: str, bias: Tensor, out_features: int = 0, in_features: int = 0
+) -> Tensor:
+    """The definition, on the CPU in double precision."""
+    high_rows, high_columns, _ = front.shape
+    low_rows, _, low_columns = back.shape
+    z = torch.einsum("ius,jsv->ijuv", front, back).reshape(high_rows * low_rows, high_columns * low_columns)
+    weight = torch.sigmoid(z) if activation == "sigmoid" else PLAIN[activation](z)
+    weight = weight[: out_features or high_rows * low_rows, : in_features or high_columns * low_columns]
+    return x @ weight.T + bias
+
+
+PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda z: z,
+    **{name: getattr(torch, name) for name in ("tanh", "sigmoid", "relu", "sin")},
+    **{name: getattr(torch.nn.functional, name) for name in ("leaky_relu", "elu", "gelu", "silu", "softplus")},
+}
+
+
+def differentiated(function: Callable[..., Tensor], given: dict[str, Any], activation: str) -> dict[str, Tensor]:
+    """The output, and the gradients of a loss whose y_bar is of order 1 and exact in every number type."""
+    y = function(activation=activation, **given)
+    y_bar = torch.from_numpy(np.sign(random_array(tuple(y.shape), seed=9))).to(y)
+    tensors = {name: value for name, value in given.items() if isinstance(value, Tensor) and value.requires_grad}
+    gradients = torch.autograd.grad(y, list(tensors.values()), y_bar)
+    return {"y": y.detach(), **dict(zip(tensors, gradients, strict=True))}
+
+
+def assert_agrees(given: dict[str, Any], activation: str, dtype: str) -> None:
+    exact = {
+        name: value.detach().cpu().double().requires_grad_() if isinstance(value, Tensor) else value
+        for name, value in given.items()
+    }
+    expected = differentiated(plain, exact, activation)
+    found = differentiated(fused_linear, given, activation)
+    for name, tensor in expected.items():
+        assert found[name].dtype == DTYPES[dtype], name
+        assert found[name].shape == tensor.shape, name
+        assert relative_error(found[name], tensor) <= TOLERANCE * EPSILON[dtype], name
+
+
+#: In 16 bits W and Z_bar are rounded before they are multiplied, the result after that; in 32, sums are.
+TOLERANCE = 2.0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_activation_and_its_derivative_are_those_of_the_formula(activation: str, dtype: str) -> None:
+    assert_agrees(arguments(SIZES["ragged"], dtype), activation, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
+def test_factors_may_have_any_sizes(sizes: tuple[int, ...], dtype: str) -> None:
+    assert_agrees(arguments(sizes, dtype), "tanh", dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", [(), (1,), (70,), (2, 3), (130,)], ids=str)
+def test_x_may_have_any_batch(batch: tuple[int, ...], dtype: str) -> None:
+    assert_agrees(arguments(SIZES["ragged"], dtype, batch), "silu", dtype)
+
+
+@pytest.mark.parametrize("crop", [{"out_features": 26}, {"in_features": 31}, {"out_features": 7, "in_features": 1}])
+def test_padding_of_the_weight_is_cropped(crop: dict[str, int]) -> None:
+    assert_agrees(arguments(SIZES["ragged"], "float32", **crop), "sigmoid", "float32")
+
+
+def test_an_empty_batch_gives_an_empty_output_and_zero_gradients() -> None:
+    given = arguments(SIZES["ragged"], "float32", (0,))
+    found = differentiated(fused_linear, given, "tanh")
+    assert found["y"].shape == (0, 27)
+    assert all(not found[name].any() and found[name].shape == given[name].shape for name in ("x", "front", "back"))
+
+
+def test_the_output_is_contiguous_and_arguments_need_not_be() -> None:
+    given = arguments(SIZES["ragged"], "float32", in_features=31)
+    strided = {
+        name: value.detach().repeat_interleave(2, dim=-1)[..., ::2].requires_grad_() if name != "in_features" else value
+        for name, value in given.items()
+    }
+    assert fused_linear(**strided).is_contiguous()
+    assert_agrees(strided, "tanh", "float32")
+
+
+def test_without_bias_zero_is_added() -> None:
+    given = arguments(SIZES["one tile"], "float32")
+    biased = fused_linear(**given | {"bias": torch.zeros_like(given["bias"])})
+    assert torch.equal(fused_linear(**given | {"bias": None}), biased)
+
+
+@pytest.mark.parametrize("alone", ["x", "front", "back", "bias"])
+def test_each_gradient_can_be_wanted_alone(alone: str) -> None:
+    given = arguments(SIZES["ragged"], "float32")
+    together = differentiated(fused_linear, given, "gelu")
+    frozen = {name: value if name == alone else value.detach() for name, value in given.items()}
+    assert torch.equal(differentiated(fused_linear, frozen, "gelu")[alone], together[alone])
+
+
+@pytest.mark.parametrize("activation", ["tanh", "elu", "sigmoid", "silu", "softplus"])
+@pytest.mark.parametrize("size", [1e-4, 0.3, 30.0])
+def test_activations_lose_no_digits_near_zero_nor_far_from_it(activation: str, size: float) -> None:
+    given = arguments(SIZES["ragged"], "float32")
+    given["front"] = (given["front"] * size).detach().requires_grad_()
+    assert_agrees(given, activation, "float32")
