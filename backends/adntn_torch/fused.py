@@ -45,8 +45,8 @@ from adntn.arrays import dtype_name
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ELSEWHERE = "schedule='stream' does the same"
-#: Programs that keep a processor busy, and the processors that the interpreter pretends to have.
-PROGRAMS, INTERPRETED_PROCESSORS = 4, 8
+#: Warps that keep a processor busy, and the processors that the interpreter pretends to have.
+BUSY, INTERPRETED_PROCESSORS = 16, 8
 
 
 def fused_linear(
@@ -131,9 +131,9 @@ def _multiplied(
     (high_rows, high_columns, bond), (low_rows, _, low_columns) = front.shape, back.shape
     if not batch:
         return x.new_zeros(0, out_features)
-    block_m, block_b = _block(high_rows, 64), _block(batch, 64)
+    block_m, block_b = _block(high_rows, x), _block(batch, x)
     programs = low_rows * ceil(high_rows / block_m) * ceil(batch / block_b)
-    parts = _parts(programs, high_columns, batch * out_features, front, back)
+    parts = _parts(programs, block_m, batch * out_features, front, back)
     out = x.new_empty(parts, batch, out_features, dtype=torch.float32 if parts > 1 else x.dtype)
     kernels.multiply[(programs, parts)](
         _in_legs(x, high_columns, low_columns).contiguous(),
@@ -149,7 +149,7 @@ def _multiplied(
         out_features,
         bond=bond,
         block_m=block_m,
-        block_k=_block(bond, 128),
+        block_k=_block(bond, x),
         block_b=block_b,
         **_arithmetic(x, activation),
     )
@@ -162,11 +162,13 @@ def _back_adjoint(x: Tensor, y_bar: Tensor, front: Tensor, back: Tensor, activat
     (high_rows, high_columns, bond), (low_rows, _, low_columns) = front.shape, back.shape
     if not batch:
         return torch.zeros_like(back)
-    block_k = _block(bond, 64)
-    programs = low_rows * ceil(low_columns / _block(low_columns, 64)) * ceil(bond / block_k)
-    parts = _parts(programs, high_columns, back.numel(), front, back)
+    block_m, block_k = _block(high_rows, x), _block(bond, x)
+    programs = low_rows * ceil(low_columns / _block(low_columns, x)) * ceil(bond / block_k)
+    parts = _parts(programs, block_m, back.numel(), front, back)
     out = x.new_empty(parts, *back.shape, dtype=torch.float32 if parts > 1 else x.dtype)
-    kernels.back_adjoint[lambda chosen: (low_rows * ceil(low_columns / chosen["block_n"]) * ceil(bond / block_k), parts)](
+    kernels.back_adjoint[
+        lambda chosen: (low_rows * ceil(low_columns / chosen["block_n"]) * ceil(bond / block_k), parts)
+    ](
         x.contiguous(),
         y_bar.contiguous(),
         front.contiguous(),
@@ -178,9 +180,9 @@ def _back_adjoint(x: Tensor, y_bar: Tensor, front: Tensor, back: Tensor, activat
         high_columns,
         low_columns,
         bond=bond,
-        block_m=_block(high_rows, 64),
+        block_m=block_m,
         block_k=block_k,
-        block_b=_block(batch, 64),
+        block_b=_block(batch, x),
         **_arithmetic(x, activation),
     )
     return out[0] if parts == 1 else out.sum(0).to(x.dtype)
@@ -191,20 +193,24 @@ def _in_legs(matrix: Tensor, high: int, low: int) -> Tensor:
     return pad(matrix, (0, high * low - matrix.shape[1])).reshape(len(matrix), high, low)
 
 
-def _block(size: int, most: int) -> int:
-    """Return the tile's length for a size: a power of two, at least the 16 that tensor cores want."""
-    return min(most, max(16, 1 << (size - 1).bit_length()))
+def _block(size: int, x: Tensor) -> int:
+    """Return the tile's length for a size: a power of two, at least the 16 that tensor cores want.
+
+    At most 32 in float32: products without tensor cores are unrolled, and larger tiles then overflow the registers.
+    """
+    return min(64 if x.element_size() == 2 else 32, max(16, 1 << (size - 1).bit_length()))
 
 
-def _parts(programs: int, most: int, sums: int, front: Tensor, back: Tensor) -> int:
+def _parts(programs: int, block_m: int, sums: int, front: Tensor, back: Tensor) -> int:
     """Return into how many parts to split the high columns: enough programs, and sums of at most 1/8 of W's bytes."""
-    device = back.device
+    device, (high_rows, high_columns, _) = back.device, front.shape
     processors = INTERPRETED_PROCESSORS
     if device.type == "cuda":
         processors = torch.cuda.get_device_properties(device).multi_processor_count
-    weights = front.shape[0] * front.shape[1] * back.shape[0] * back.shape[2]
+    warps = programs * _kernels(device).warps(block_m, exact=_is_exact(back))
+    weights = high_rows * high_columns * back.shape[0] * back.shape[2]
     affordable = weights * back.element_size() // 8 // (4 * sums)
-    return max(1, min(ceil(PROGRAMS * processors / programs), most, affordable))
+    return max(1, min(ceil(BUSY * processors / warps), high_columns, affordable))
 
 
 def _arithmetic(x: Tensor, activation: str) -> dict[str, Any]:
@@ -216,15 +222,16 @@ def _arithmetic(x: Tensor, activation: str) -> dict[str, Any]:
         "activation": activation,
         "approximate": x.dtype != torch.float32 and torch.version.hip is None and not kernels.INTERPRETED,
         "operand": getattr(kernels.tl, operand),
-        "precision": "tf32" if _allows_tf32() else "ieee",
+        "precision": "ieee" if _is_exact(x) else "tf32",
     }
 
 
-def _allows_tf32() -> bool:
+def _is_exact(x: Tensor) -> bool:
+    """Return whether products are those of float32: it is the number type, and torch does not allow TF32."""
     matmul = torch.backends.cuda.matmul
     if hasattr(matmul, "fp32_precision"):  # where it exists, asking for the older name can be an error
-        return bool(matmul.fp32_precision == "tf32")
-    return bool(matmul.allow_tf32)
+        return x.dtype == torch.float32 and matmul.fp32_precision != "tf32"
+    return x.dtype == torch.float32 and not matmul.allow_tf32
 
 
 def _kernels(device: torch.device) -> ModuleType:
@@ -265,9 +272,7 @@ def _features(front: Tensor, back: Tensor, out_features: int | None, in_features
     return out_features or rows, in_features or columns
 
 
-def _check(
-    x: Tensor, front: Tensor, back: Tensor, bias: Tensor | None, out_features: int, in_features: int
-) -> None:
+def _check(x: Tensor, front: Tensor, back: Tensor, bias: Tensor | None, out_features: int, in_features: int) -> None:
     if x.dtype not in DTYPES:
         raise ValueError(f"x must be float32, bfloat16 or float16, got {dtype_name(x)}; {ELSEWHERE} in any number type")
     if not x.ndim or x.shape[-1] != in_features:

@@ -180,7 +180,7 @@ def _multiply(
         for column in range(part * share, tl.minimum(part * share + share, high_columns)):
             front_tile = _load_front(front, rows, column, bonds, high_rows, high_columns, bond, operand)
             z = tl.dot(front_tile, back_tile, input_precision=precision)
-            for more in tl.static_range(block_k, bond, block_k):
+            for more in range(block_k, bond, block_k):
                 front_more = _load_front(front, rows, column, more + bonds, high_rows, high_columns, bond, operand)
                 back_more = _load_back(back, low_row, more + bonds, columns, low_columns, bond, operand)
                 z = tl.dot(front_more, back_more, z, input_precision=precision)
@@ -246,7 +246,7 @@ def _back_adjoint(
             if activation != "identity":
                 front_tile = _load_front(front, rows, column, bonds, high_rows, high_columns, bond, operand)
                 z = tl.dot(front_tile, back_tile, input_precision=precision)
-                for more in tl.static_range(block_k, bond, block_k):
+                for more in range(block_k, bond, block_k):
                     front_more = _load_front(front, rows, column, more + bonds, high_rows, high_columns, bond, operand)
                     back_more = _load_back(back, low_row, more + bonds, columns, low_columns, bond, operand)
                     z = tl.dot(front_more, back_more, z, input_precision=precision)
@@ -265,20 +265,34 @@ INTERPRETED = not isinstance(_multiply, triton.runtime.JITFunction)
 
 CONFIGURATIONS = [
     triton.Config({"block_n": block_n}, num_warps=num_warps, num_stages=num_stages)
-    for block_n, num_warps, num_stages in ((16, 2, 2), (32, 4, 2), (32, 4, 3), (64, 4, 2), (64, 4, 3), (128, 8, 2))
+    for block_n, num_stages in ((16, 2), (32, 3), (64, 3), (128, 2))
+    for num_warps in (1, 2, 4)
 ]
 SIZES = ["high_rows", "low_rows", "high_columns", "low_columns", "bond", "block_b", "activation", "precision"]
 
 
-def _worth_trying(configurations: list[Any], arguments: dict[str, Any], **_: Any) -> list[Any]:
-    """The configurations whose tiles are filled; narrow ones only where the columns are."""
-    widest = max(16, triton.next_power_of_2(arguments["low_columns"]))
-    return [one for one in configurations if min(widest, 32) <= one.kwargs["block_n"] <= widest]
+def warps(block_m: int, exact: bool) -> int:
+    """Return the warps of a program.
+
+    A tensor core's tile has 16 rows; more warps than a tile has of these would all compute the same activations, as the
+    compiler lays out a product that feeds another. Exact float32 products have no tensor cores.
+    """
+    return 4 if exact else block_m // 16
+
+
+def _worth_trying(configurations: list[Any], arguments: dict[str, Any], **more: Any) -> list[Any]:
+    """Return the configurations whose tiles are filled; narrow ones only where the columns are."""
+    given = arguments | more
+    widest = max(16, triton.next_power_of_2(given["low_columns"]))
+    fitting = warps(given["block_m"], exact=given["operand"] == tl.float32 and given["precision"] == "ieee")
+    return [
+        one for one in configurations if one.num_warps == fitting and min(widest, 32) <= one.kwargs["block_n"] <= widest
+    ]
 
 
 def _tuned(kernel: Any) -> Any:
     """The kernel, timed once per size and number type on a GPU; the interpreter takes one configuration."""
-    configurations = CONFIGURATIONS[1:2] if INTERPRETED else CONFIGURATIONS
+    configurations = [triton.Config({"block_n": 32})] if INTERPRETED else CONFIGURATIONS
     return triton.autotune(configurations, key=SIZES, prune_configs_by={"early_config_prune": _worth_trying})(kernel)
 
 
