@@ -5,27 +5,28 @@ The last linear block of a tree-like generator multiplies out into two factors, 
     W[(rh rl), (ch cl)] = f( sum_s front[rh, ch, s] back[rl, s, cl] )          f: the last activation
 
 `fused_linear` reads the factors, makes a tile of W in registers, multiplies it with x and drops it. The backward pass
-makes each tile again. It is two kernels (`fused_kernels`), each used twice: x_bar is the product of y_bar with
-the transposed weight, whose factors are the transposed factors; and with high and low legs exchanged the front factor is
+makes each tile again. It is two kernels (`fused_kernels`), each used twice: x_bar is the product of y_bar with the
+transposed weight, whose factors are the transposed factors; and with high and low legs exchanged the front factor is
 the back one, so that one kernel gives the adjoints of both. What is held besides: transposed factors and inputs, and
 sums over parts of the columns where few rows would leave processors idle, never more than 1/8 of W.
 
-**Prediction** (not a measurement). A dense product at a small batch B is bound by reading W: 2 bytes per weight in bf16,
-0.6 ps at 3.35 TB/s of an H100. Per weight the fused forward pass takes instead
+**Prediction** (nothing here is measured). A dense product at a small batch B is bound by reading W, 2 bytes per weight
+in bf16: 0.6 ps on an H100 with 3.35 TB/s. The fused forward pass is bound by the largest of these, per weight:
 
-    memory      2 K / (RH CH) + 2 K / (RL CL) bytes    the factors, once: nothing, beside 2 bytes
-    L2 cache    2 K / (block_m CH) + 2 K / block_n + 2 B / block_m bytes    back, front, x; block_m <= min(64, RH)
-    products    2 K + 2 max(B, 16) operations, doubled where RH < 16 leaves half of each tile empty
-    f           tanh in 16 bits: 1 special-function instruction; in float32: 2, and 12 others
+    memory        2 K / (RH CH) + 2 K / (RL CL) bytes of factors: next to nothing
+    L2 cache      2 K / (block_m CH) + 2 K / block_n + 2 B / block_m bytes of back, front and x, at 5.5 TB/s;
+                  block_m is RH, but from 16 to 64, block_n up to 128
+    products      2 K + 2 max(B, 16) operations, twice that for RH = 8, which fills half of each tile; 600 Tflop/s
+    f             tanh in 16 bits: one special-function instruction, 0.28 ps
+    instructions  as compiled for Hopper, 3 to 6 with tanh (29 per ps: 0.2 ps), 36 with gelu, 85 with sin
 
-4096 x 4096, K = 16, RH = CH = 16, RL = CL = 256, tanh, bf16, B = 1 on an H100 (5.5 TB/s from L2, 600 Tflop/s in practice,
-3.6 T special functions/s): 0.1 ps from L2, 0.1 ps of products, 0.28 ps of tanh, so about twice as fast as dense, if
-launching does not dominate (10 us in all). At B = 16, x takes 2 bytes per weight from L2, 0.4 ps: still ahead;
-at B = 64, 1.5 ps: behind. RH = 64 reads x four times less often, but has K = 64 and 2 bytes of front per weight. In
-float32 the dense product reads 4 bytes, and the fused one computes products without tensor cores, 2 (K + 16)
-operations at 50 Tflop/s: 1.3 ps at K = 16 against 1.2, no gain unless TF32 is allowed. Backward, three passes of the
-same kind stand against dense's two and the optimiser's over W. Beyond B of about 64 schedule="stream" or a held weight
-is the better choice: W is made again for every 64 samples.
+For 4096 x 4096 in bf16 with tanh, K = RH = CH = 16: 0.3 ps at B = 1, about twice as fast as dense if launches are
+hidden (by a CUDA graph: dense takes 10 us in all); 0.4 ps at B = 16, where x comes from L2; 1.5 ps at B = 64, behind
+dense. With K = RH = CH = 64 front and x take 0.45 ps at B = 16 and 0.73 at B = 64: level with dense. gelu and sin are
+bound by instructions, 1.3 and 2.9 ps: slower than dense, worth it for memory alone. So are products of float32 without
+tensor cores: 78 to 108 instructions, about 3 ps against dense's 1.2. Backward, three passes (x_bar as above, the
+factors' adjoints with 8 to 20 instructions each) stand against dense's two and the optimiser's over W. W is made again
+for every 64 samples: for large batches schedule="stream" or a held weight is better.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from adntn.activations import ACTIVATIONS, Activation, activation_of
@@ -62,9 +62,9 @@ def fused_linear(
     """Return x @ W.T + bias for the weight that two factors generate, without ever holding W or dL/dW.
 
     W[rh * RL + rl, ch * CL + cl] is f(sum_s front[rh, ch, s] back[rl, s, cl]); its rows and columns beyond
-    `out_features` and `in_features` are cropped. Products are accumulated in float32, in which f is computed too; float32
-    is multiplied in full precision unless torch allows TF32. The first call of a size times a few configurations: make
-    it before capturing a CUDA graph. Differentiable once, in x, front, back and bias, with the same numbers in every run.
+    `out_features` and `in_features` are cropped. Sums and f are computed in float32; float32 is multiplied in full
+    precision unless torch allows TF32. The first call of a size times a few configurations: make it before capturing a
+    CUDA graph. Differentiable once, in x, front, back and bias, with the same numbers in every run.
 
     Args:
         x: of shape (..., in_features), float32, bfloat16 or float16, on a CUDA device.
@@ -77,14 +77,14 @@ def fused_linear(
 
     Raises:
         ImportError: if Triton is not installed.
-        ValueError: if x is not on a CUDA device, the activation is not one of the library's, or shapes, number types or
-            devices do not fit.
+        ValueError: if x is not on a CUDA device, the activation is not one of the library's, or shapes, number types
+            or devices do not fit.
     """
     name = _name(activation)
     out_features, in_features = _features(front, back, out_features, in_features)
     _check(x, front, back, bias, out_features, in_features)
-    _kernels(x.device)
-    y: Tensor = _FusedLinear.apply(x.reshape(-1, in_features), front, back, bias, name, out_features)  # type: ignore[no-untyped-call]
+    samples = x.reshape(-1, in_features)
+    y: Tensor = _FusedLinear.apply(samples, front, back, bias, name, out_features)  # type: ignore[no-untyped-call]
     return y.reshape(*x.shape[:-1], out_features)
 
 
@@ -95,7 +95,8 @@ class _FusedLinear(torch.autograd.Function):
     def forward(
         x: Tensor, front: Tensor, back: Tensor, bias: Tensor | None, activation: str, out_features: int
     ) -> Tensor:
-        return _multiplied(x, front, back, bias, activation, out_features)
+        y: Tensor = _multiply(x, front, back, bias, activation, out_features)
+        return y
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -103,27 +104,53 @@ class _FusedLinear(torch.autograd.Function):
         ctx.save_for_backward(x, front, back)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, y_bar: Tensor) -> tuple[Tensor | None, ...]:
-        x, front, back = ctx.saved_tensors
-        (high_rows, high_columns, _), (low_rows, _, low_columns) = front.shape, back.shape
-        wanted = ctx.needs_input_grad
-        x_bar = front_bar = back_bar = None
-        if wanted[0]:
-            transposed = front.transpose(0, 1), back.permute(2, 1, 0)
-            x_bar = _multiplied(y_bar, *transposed, None, ctx.activation, x.shape[1])
-        if wanted[1] or wanted[2]:
-            x_legs = _in_legs(x, high_columns, low_columns)
-            y_legs = _in_legs(y_bar, high_rows, low_rows)
-            if wanted[1]:  # the same with high and low legs exchanged
-                exchanged = back.transpose(1, 2), front.transpose(1, 2)
-                front_bar = _back_adjoint(x_legs.transpose(1, 2), y_legs, *exchanged, ctx.activation).transpose(1, 2)
-            if wanted[2]:
-                back_bar = _back_adjoint(x_legs, y_legs.transpose(1, 2), front, back, ctx.activation)
-        return x_bar, front_bar, back_bar, y_bar.sum(0) if wanted[3] else None, None, None
+        given = y_bar, *ctx.saved_tensors, ctx.activation, tuple(ctx.needs_input_grad[:4])
+        if torch.compiler.is_dynamo_compiling():  # it refuses second derivatives by itself
+            return *_adjoint(*given), None, None
+        return *_FusedAdjoint.apply(*given), None, None  # type: ignore[no-untyped-call]
 
 
-def _multiplied(
+class _FusedAdjoint(torch.autograd.Function):
+    """(y_bar, x, front, back, activation, wanted) -> (x_bar, front_bar, back_bar, bias_bar); only once."""
+
+    @staticmethod
+    def forward(*given: Any) -> tuple[Tensor | None, ...]:
+        return _adjoint(*given)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
+        """Keep nothing: there is no second derivative."""
+
+    @staticmethod
+    def backward(ctx: Any, *adjoints: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError("fused_linear gives first derivatives only; schedule='materialise' gives all")
+
+
+def _adjoint(
+    y_bar: Tensor, x: Tensor, front: Tensor, back: Tensor, activation: str, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Return the adjoints that are wanted of x, front, back and bias."""
+    (high_rows, high_columns, _), (low_rows, _, low_columns) = front.shape, back.shape
+    x_bar = front_bar = back_bar = None
+    if wanted[0]:
+        x_bar = _multiply(y_bar, front.transpose(0, 1), back.permute(2, 1, 0), None, activation, x.shape[1])
+    x_legs, y_legs = _in_legs(x, high_columns, low_columns), _in_legs(y_bar, high_rows, low_rows)
+    if wanted[1]:  # the same with high and low legs exchanged
+        exchanged = back.transpose(1, 2), front.transpose(1, 2)
+        front_bar = _back_adjoint(x_legs.transpose(1, 2), y_legs, *exchanged, activation).transpose(1, 2)
+    if wanted[2]:
+        back_bar = _back_adjoint(x_legs, y_legs.transpose(1, 2), front, back, activation)
+    return x_bar, front_bar, back_bar, y_bar.sum(0) if wanted[3] else None
+
+
+# As operators of torch the kernels are opaque to torch.compile, which then needs no graph break.
+@torch.library.custom_op(
+    "adntn::fused_multiply",
+    mutates_args=(),
+    schema="(Tensor x, Tensor front, Tensor back, Tensor? bias, str activation, SymInt out_features) -> Tensor",
+)
+def _multiply(
     x: Tensor, front: Tensor, back: Tensor, bias: Tensor | None, activation: str, out_features: int
 ) -> Tensor:
     """Return x @ W[:out_features].T + bias, for x of shape (batch, columns), at most those of W."""
@@ -156,19 +183,31 @@ def _multiplied(
     return out[0] if parts == 1 else out.sum(0).to(x.dtype)
 
 
+@_multiply.register_fake
+def _(x: Tensor, front: Tensor, back: Tensor, bias: Tensor | None, activation: str, out_features: int) -> Tensor:
+    return x.new_empty(x.shape[0], out_features)
+
+
+@torch.library.custom_op(
+    "adntn::fused_back_adjoint",
+    mutates_args=(),
+    schema="(Tensor x, Tensor y_bar, Tensor front, Tensor back, str activation) -> Tensor",
+)
 def _back_adjoint(x: Tensor, y_bar: Tensor, front: Tensor, back: Tensor, activation: str) -> Tensor:
     """Return back_bar, for x of shape (batch, CH, CL) and y_bar of shape (batch, RL, RH)."""
     kernels, batch = _kernels(x.device), len(x)
     (high_rows, high_columns, bond), (low_rows, _, low_columns) = front.shape, back.shape
     if not batch:
-        return torch.zeros_like(back)
+        return back.new_zeros(back.shape)
     block_m, block_k = _block(high_rows, x), _block(bond, x)
     programs = low_rows * ceil(low_columns / _block(low_columns, x)) * ceil(bond / block_k)
     parts = _parts(programs, block_m, back.numel(), front, back)
     out = x.new_empty(parts, *back.shape, dtype=torch.float32 if parts > 1 else x.dtype)
-    kernels.back_adjoint[
-        lambda chosen: (low_rows * ceil(low_columns / chosen["block_n"]) * ceil(bond / block_k), parts)
-    ](
+
+    def grid(chosen: dict[str, Any]) -> tuple[int, int]:
+        return low_rows * ceil(low_columns / chosen["block_n"]) * ceil(bond / block_k), parts
+
+    kernels.back_adjoint[grid](
         x.contiguous(),
         y_bar.contiguous(),
         front.contiguous(),
@@ -186,6 +225,11 @@ def _back_adjoint(x: Tensor, y_bar: Tensor, front: Tensor, back: Tensor, activat
         **_arithmetic(x, activation),
     )
     return out[0] if parts == 1 else out.sum(0).to(x.dtype)
+
+
+@_back_adjoint.register_fake
+def _(x: Tensor, y_bar: Tensor, front: Tensor, back: Tensor, activation: str) -> Tensor:
+    return back.new_empty(back.shape)
 
 
 def _in_legs(matrix: Tensor, high: int, low: int) -> Tensor:
@@ -207,9 +251,9 @@ def _parts(programs: int, block_m: int, sums: int, front: Tensor, back: Tensor) 
     processors = INTERPRETED_PROCESSORS
     if device.type == "cuda":
         processors = torch.cuda.get_device_properties(device).multi_processor_count
-    warps = programs * _kernels(device).warps(block_m, exact=_is_exact(back))
+    warps: int = programs * _kernels(device).warps(block_m, exact=_is_exact(back))
     weights = high_rows * high_columns * back.shape[0] * back.shape[2]
-    affordable = weights * back.element_size() // 8 // (4 * sums)
+    affordable: int = weights * back.element_size() // 8 // (4 * sums)
     return max(1, min(ceil(BUSY * processors / warps), high_columns, affordable))
 
 
@@ -223,6 +267,7 @@ def _arithmetic(x: Tensor, activation: str) -> dict[str, Any]:
         "approximate": x.dtype != torch.float32 and torch.version.hip is None and not kernels.INTERPRETED,
         "operand": getattr(kernels.tl, operand),
         "precision": "ieee" if _is_exact(x) else "tf32",
+        "enable_fp_fusion": True,  # a compiler's option, whose default differs between versions of Triton
     }
 
 
@@ -241,13 +286,16 @@ def _kernels(device: torch.device) -> ModuleType:
     except ImportError as error:
         if device.type == "cuda":
             raise ImportError("fused_linear needs Triton: pip install 'adntn[triton]'") from error
-        kernels = None
-    if device.type == "cuda" or (kernels is not None and kernels.INTERPRETED):
-        return kernels
+    else:
+        if device.type == "cuda" or kernels.INTERPRETED:
+            return kernels
     raise ValueError(f"fused_linear needs a CUDA device, got x on {str(device)!r}; {ELSEWHERE} on any device")
 
 
 def _name(activation: str | Activation) -> str:
+    """Return the name of an activation of the library."""
+    if isinstance(activation, str) and activation in ACTIVATIONS:
+        return activation
     found = activation_of(activation)
     if ACTIVATIONS.get(found.name) != found:
         raise ValueError(

@@ -1,11 +1,11 @@
 """The Triton kernels of `adntn_torch.fused`: a tile of the weight lives in registers, is used, and is gone.
 
-Importing this module imports triton. Only Triton's builtins are used: whether its library functions (tl.zeros, tl.cdiv,
-tl.sigmoid ...) are interpreted is decided when triton is first imported, for builtins with each kernel.
+Importing this module imports triton. Only Triton's builtins are used: whether its library functions (tl.zeros,
+tl.cdiv, tl.sigmoid ...) are interpreted is decided when triton is first imported, for builtins with each kernel.
 
 A program works on tiles of the pre-activation, (block_m high rows) x (block_n low columns) at one low row and one high
-column: there a tile is one product of a slice of the front factor and a slice of the back factor, and rows of x are read
-along memory. Every program owns what it writes, so that results are the same in every run.
+column: there a tile is one product of a slice of the front factor and a slice of the back factor, and rows of x are
+read along memory. Every program owns what it writes, so that results are the same in every run.
 
 All arrays are contiguous, and may have more elements than 32 bits can count:
 
