@@ -31,6 +31,7 @@ for every 64 samples: for large batches schedule="stream" or a held weight is be
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from math import ceil
 from types import ModuleType
@@ -162,24 +163,25 @@ def _multiply(
     programs = low_rows * ceil(high_rows / block_m) * ceil(batch / block_b)
     parts = _parts(programs, block_m, batch * out_features, front, back)
     out = x.new_empty(parts, batch, out_features, dtype=torch.float32 if parts > 1 else x.dtype)
-    kernels.multiply[(programs, parts)](
-        _in_legs(x, high_columns, low_columns).contiguous(),
-        front.contiguous(),
-        back.contiguous(),
-        None if bias is None else bias.contiguous(),
-        out,
-        batch,
-        high_rows,
-        low_rows,
-        high_columns,
-        low_columns,
-        out_features,
-        bond=bond,
-        block_m=block_m,
-        block_k=_block(bond, x),
-        block_b=block_b,
-        **_arithmetic(x, activation),
-    )
+    with _on(x.device):
+        kernels.multiply[(programs, parts)](
+            _in_legs(x, high_columns, low_columns).contiguous(),
+            front.contiguous(),
+            back.contiguous(),
+            None if bias is None else bias.contiguous(),
+            out,
+            batch,
+            high_rows,
+            low_rows,
+            high_columns,
+            low_columns,
+            out_features,
+            bond=bond,
+            block_m=block_m,
+            block_k=_block(bond, x),
+            block_b=block_b,
+            **_arithmetic(x, activation),
+        )
     return out[0] if parts == 1 else out.sum(0).to(x.dtype)
 
 
@@ -207,23 +209,24 @@ def _back_adjoint(x: Tensor, y_bar: Tensor, front: Tensor, back: Tensor, activat
     def grid(chosen: dict[str, Any]) -> tuple[int, int]:
         return low_rows * ceil(low_columns / chosen["block_n"]) * ceil(bond / block_k), parts
 
-    kernels.back_adjoint[grid](
-        x.contiguous(),
-        y_bar.contiguous(),
-        front.contiguous(),
-        back.contiguous(),
-        out,
-        batch,
-        high_rows,
-        low_rows,
-        high_columns,
-        low_columns,
-        bond=bond,
-        block_m=block_m,
-        block_k=block_k,
-        block_b=_block(batch, x),
-        **_arithmetic(x, activation),
-    )
+    with _on(x.device):
+        kernels.back_adjoint[grid](
+            x.contiguous(),
+            y_bar.contiguous(),
+            front.contiguous(),
+            back.contiguous(),
+            out,
+            batch,
+            high_rows,
+            low_rows,
+            high_columns,
+            low_columns,
+            bond=bond,
+            block_m=block_m,
+            block_k=block_k,
+            block_b=_block(batch, x),
+            **_arithmetic(x, activation),
+        )
     return out[0] if parts == 1 else out.sum(0).to(x.dtype)
 
 
@@ -277,6 +280,11 @@ def _is_exact(x: Tensor) -> bool:
     if hasattr(matmul, "fp32_precision"):  # where it exists, asking for the older name can be an error
         return x.dtype == torch.float32 and matmul.fp32_precision != "tf32"
     return x.dtype == torch.float32 and not matmul.allow_tf32
+
+
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    """Return the context in which Triton launches on a device: it takes the current one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _kernels(device: torch.device) -> ModuleType:
