@@ -5,6 +5,7 @@ from importlib.util import find_spec
 FRAMEWORKS = {
     "adntn_cupy": "cupy",
     "adntn_torch": "torch",
+    "adntn_torch/fused_kernels.py": "triton",
     "adntn_jax": "jax",
     "adntn_jax/equinox.py": "equinox",
     "adntn_jax/nnx.py": "flax",

@@ -10,6 +10,7 @@ from adntn.backends import DIFFERENTIATIONS, Differentiation
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_torch.compress import Compression, Row, Rule, above, compress, expand, generated_layers
 from adntn_torch.fit import Fit, fit
+from adntn_torch.fused import fused_linear
 from adntn_torch.generated import GeneratedLayer
 from adntn_torch.layers import Conv1d, Conv2d, Conv3d, Linear
 
@@ -31,5 +32,6 @@ __all__ = [
     "compress",
     "expand",
     "fit",
+    "fused_linear",
     "generated_layers",
 ]
