@@ -35,7 +35,8 @@ IN_PLACE = ("cupy", "numpy", "torch")
 class Namespace:
     """The functions of one array library; `conj` is the identity when the arrays are real.
 
-    `fuse` makes one kernel of a function of arrays, number by number; None where the library has no such function.
+    `fuse` makes one kernel of a function of arrays, number by number; `baddbmm` adds products of stacked matrices to an
+    array. They are None where the library has no such function.
     """
 
     backend: str
@@ -44,6 +45,7 @@ class Namespace:
     multiply: Callable[..., Array]
     reshape: Callable[..., Array]
     permute: Callable[..., Array]
+    broadcast_to: Callable[..., Array]
     concatenate: Callable[..., Array]
     zeros_like: Callable[..., Array]
     where: Callable[..., Array]
@@ -57,6 +59,7 @@ class Namespace:
     cos: Callable[..., Array]
     erf: Callable[..., Array]
     fuse: Callable[[Callable[..., Array]], Callable[..., Array]] | None = None
+    baddbmm: Callable[..., Array] | None = None
 
 
 def _unchanged(array: Array) -> Array:
@@ -78,6 +81,13 @@ def _first_of(backend: str, *names: str) -> Callable[..., Array]:
             continue
         return _untranslated(function)
     raise ImportError(f"the array library {backend!r} has none of the functions {', '.join(names)}")
+
+
+def _if_there(backend: str, name: str) -> Callable[..., Array] | None:
+    try:
+        return _first_of(backend, name)
+    except ImportError:
+        return None
 
 
 def _erf_through_numpy(backend: str) -> Callable[..., Array]:
@@ -111,12 +121,8 @@ def _bind(backend: str, is_complex: bool) -> Namespace:
         erf = _first_of(backend, "erf", "special.erf", "scipy.special.erf")
     except ImportError:
         erf = _erf_through_numpy(backend)
-    try:
-        fuse = _first_of(backend, "fuse")
-    except ImportError:
-        fuse = None
     reshape = _first_of(backend, "reshape")
-    same_name = ("matmul", "multiply", "zeros_like", "where", "exp", "expm1", "logaddexp", "tanh", "sin", "cos")
+    same_name = ("matmul", "multiply", "broadcast_to", "zeros_like", "where", "exp", "expm1", "logaddexp", "tanh", "sin", "cos")
     return Namespace(
         backend=backend,
         is_complex=is_complex,
@@ -126,7 +132,8 @@ def _bind(backend: str, is_complex: bool) -> Namespace:
         sum=_positional_axis(_first_of(backend, "sum")),
         conj=_first_of(backend, "conj") if is_complex else _unchanged,
         erf=erf,
-        fuse=fuse,
+        fuse=_if_there(backend, "fuse"),
+        baddbmm=_if_there(backend, "baddbmm") if backend in IN_PLACE else None,
         **{name: _first_of(backend, name) for name in same_name},
     )
 

@@ -51,6 +51,19 @@ class MatrixForm:
         """Whether the result can be written where it is wanted: it needs no sum and no transposition afterwards."""
         return self.kind != "environment" and self.out.axes is None
 
+    def add(self, left: Array, right: Array, total: Array, functions: Namespace) -> None:
+        """Add the contraction to a contiguous array of any shape; without a result in between where libraries can."""
+        adds = functions.baddbmm
+        if adds is None or not self.is_direct or self.kind == "scalar" or self.first.after[0] != 1:
+            total += functions.reshape(self(left, right, functions), total.shape)
+            return
+        first, second = self._operands(left, right, functions)
+        if self.kind == "sandwich":
+            first, second = first[0], second[0]
+            first = functions.broadcast_to(first, (second.shape[0], *first.shape[1:]))
+        sums = functions.reshape(total, (first.shape[0], first.shape[1], second.shape[2]))
+        adds(sums, first, second, out=sums)
+
     def write(self, left: Array, right: Array, into: Array, functions: Namespace) -> None:
         """Write the contraction into a contiguous array of any shape; the form is direct."""
         first, second = self._operands(left, right, functions)

@@ -12,7 +12,11 @@ from adntn.program.ir import Contract, Kind, Pointwise, Program
 
 
 def run(
-    program: Program, arrays: Mapping[str, Array], functions: Namespace, into: Array | None = None
+    program: Program,
+    arrays: Mapping[str, Array],
+    functions: Namespace,
+    into: Array | None = None,
+    totals: Mapping[str, Array] | None = None,
 ) -> tuple[Array, ...]:
     """Return the program's outputs, each as an array of any shape with its elements in row-major order of its legs.
 
@@ -23,22 +27,30 @@ def run(
         arrays: its inputs, by name.
         functions: of the arrays' library.
         into: a contiguous array that the first output, a step's result, is written into; only where libraries can.
+        totals: contiguous arrays that outputs of these names, results of steps that nothing else reads, are added to.
     """
     values = dict(arrays)
     written = None if into is None else program.outputs[0].name
+    totals = totals or {}
     for step, releases in zip(program.steps, program.releases, strict=True):
         if isinstance(step, Contract):
             left, right = (
                 functions.conj(values[tensor.name]) if conjugate else values[tensor.name]
                 for tensor, conjugate in zip(step.inputs, step.conjugate, strict=True)
             )
-            if step.out.name == written and step.form.is_direct:
+            if step.out.name in totals:
+                step.form.add(left, right, totals[step.out.name], functions)
+                values[step.out.name] = totals[step.out.name]
+            elif step.out.name == written and step.form.is_direct:
                 step.form.write(left, right, into, functions)
                 values[step.out.name] = into
             else:
                 values[step.out.name] = step.form(left, right, functions)
         else:
             values[step.out.name] = _pointwise(step, values, functions)
+            if step.out.name in totals:
+                total = totals[step.out.name]
+                total += functions.reshape(values[step.out.name], total.shape)
         if into is not None and step.out.name == written and values[written] is not into:
             into[...] = functions.reshape(values[written], into.shape)
             values[written] = into

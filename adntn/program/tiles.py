@@ -160,8 +160,8 @@ class _Walk:
             residuals = results if unseen else results[len(outputs) :]
             given = {tensor.name: array for tensor, array in zip(stage.adjoint.residuals, residuals, strict=True)}
             given |= {tensor.name: seed for tensor, seed in zip(stage.adjoint.seeds, seeds, strict=True)}
-            gradients = run(stage.adjoint.backward, {**inputs, **given}, functions)
-            for tensor, gradient in zip(stage.adjoint.reached, gradients, strict=True):
+            sums = {}
+            for tensor, gradient in zip(stage.adjoint.reached, stage.adjoint.backward.outputs, strict=True):
                 total = totals[tensor.name]
-                total = total[place.pieces[cut[tensor.name]]] if tensor.name in cut else total
-                total += functions.reshape(gradient, total.shape)
+                sums[gradient.name] = total[place.pieces[cut[tensor.name]]] if tensor.name in cut else total
+            run(stage.adjoint.backward, {**inputs, **given}, functions, totals=sums)
