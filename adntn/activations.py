@@ -15,6 +15,8 @@ from adntn.arrays import Array, Namespace
 
 #: A pointwise function of the bound array functions and one array.
 Map = Callable[[Namespace, Array], Array]
+#: From the bound array functions, the adjoint of f(z), what f' is written from, and `out`, to the adjoint of z.
+Pull = Callable[..., Array]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Activation:
         derivative: f', of the bound array functions and the array that `derivative_of` names.
         derivative_of: "output" where f' can be written from y = f(z), so that z need not be kept; else "input".
         holomorphic: whether f also serves complex cores.
+        pull: x_bar * conj(f') written into `out`, in few passes over memory; optional, for libraries that can.
+        overwrite: f written over its argument; optional, for libraries that can.
     """
 
     name: str
@@ -39,6 +43,8 @@ class Activation:
     derivative: Map
     derivative_of: Literal["input", "output"] = "input"
     holomorphic: bool = False
+    pull: Pull | None = None
+    overwrite: Map | None = None
 
     @property
     def is_identity(self) -> bool:
@@ -63,6 +69,15 @@ def _tanh(xp: Namespace, z: Array) -> Array:
 
 def _tanh_derivative(xp: Namespace, y: Array) -> Array:
     return 1 - y * y
+
+
+def _tanh_pull(xp: Namespace, bar: Array, y: Array, *, out: Array) -> Array:
+    y = xp.conj(y)
+    return xp.subtract_product(bar, xp.multiply(bar, y, out=out), y, out=out)
+
+
+def _tanh_over(xp: Namespace, z: Array) -> Array:
+    return xp.tanh(z, out=z)
 
 
 def _sigmoid(xp: Namespace, z: Array) -> Array:
@@ -140,7 +155,7 @@ ACTIVATIONS: dict[str, Activation] = {
     activation.name: activation
     for activation in (
         IDENTITY,
-        Activation("tanh", _tanh, _tanh_derivative, "output", holomorphic=True),
+        Activation("tanh", _tanh, _tanh_derivative, "output", holomorphic=True, pull=_tanh_pull, overwrite=_tanh_over),
         Activation("sigmoid", _sigmoid, _sigmoid_derivative, "output", holomorphic=True),
         Activation("relu", _relu, _relu_derivative, "output"),
         Activation("leaky_relu", _leaky_relu, _leaky_relu_derivative, "output"),

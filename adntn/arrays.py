@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import autoray
@@ -31,12 +32,17 @@ MERGING_OR_SPLITTING = ("dask",)
 IN_PLACE = ("cupy", "numpy", "torch")
 
 
+def _no_function(*arrays: Array, out: Array) -> Array:
+    raise TypeError("the arrays of this library cannot be written in place")
+
+
 @dataclass(frozen=True)
 class Namespace:
     """The functions of one array library; `conj` is the identity when the arrays are real.
 
-    `fuse` makes one kernel of a function of arrays, number by number; `baddbmm` adds products of stacked matrices to an
-    array. They are None where the library has no such function.
+    Of the last ones, `fuse` makes one kernel of a function of arrays, number by number; `baddbmm` adds products of
+    stacked matrices to an array; they are None where the library has no such function. `subtract_product` is a - b * c,
+    written into `out`, for libraries whose arrays can be written.
     """
 
     backend: str
@@ -60,6 +66,7 @@ class Namespace:
     erf: Callable[..., Array]
     fuse: Callable[[Callable[..., Array]], Callable[..., Array]] | None = None
     baddbmm: Callable[..., Array] | None = None
+    subtract_product: Callable[..., Array] = _no_function
 
 
 def _unchanged(array: Array) -> Array:
@@ -81,6 +88,14 @@ def _first_of(backend: str, *names: str) -> Callable[..., Array]:
             continue
         return _untranslated(function)
     raise ImportError(f"the array library {backend!r} has none of the functions {', '.join(names)}")
+
+
+def _subtracting_product(backend: str) -> Callable[..., Array]:
+    addcmul = _if_there(backend, "addcmul")
+    if addcmul is not None:
+        return partial(addcmul, value=-1)
+    multiply, subtract = _first_of(backend, "multiply"), _first_of(backend, "subtract")
+    return lambda first, second, third, out: subtract(first, multiply(second, third, out=out), out=out)
 
 
 def _if_there(backend: str, name: str) -> Callable[..., Array] | None:
@@ -122,7 +137,19 @@ def _bind(backend: str, is_complex: bool) -> Namespace:
     except ImportError:
         erf = _erf_through_numpy(backend)
     reshape = _first_of(backend, "reshape")
-    same_name = ("matmul", "multiply", "broadcast_to", "zeros_like", "where", "exp", "expm1", "logaddexp", "tanh", "sin", "cos")
+    same_name = (
+        "matmul",
+        "multiply",
+        "broadcast_to",
+        "zeros_like",
+        "where",
+        "exp",
+        "expm1",
+        "logaddexp",
+        "tanh",
+        "sin",
+        "cos",
+    )
     return Namespace(
         backend=backend,
         is_complex=is_complex,
@@ -134,6 +161,7 @@ def _bind(backend: str, is_complex: bool) -> Namespace:
         erf=erf,
         fuse=_if_there(backend, "fuse"),
         baddbmm=_if_there(backend, "baddbmm") if backend in IN_PLACE else None,
+        subtract_product=_subtracting_product(backend) if backend in IN_PLACE else _no_function,
         **{name: _first_of(backend, name) for name in same_name},
     )
 
@@ -320,7 +348,7 @@ class Transposition:
         """Return the transposed array."""
         if self.axes is not None:
             array = functions.permute(functions.reshape(array, self.before), self.axes)
-        return functions.reshape(array, self.after)
+        return array if array.shape == self.after else functions.reshape(array, self.after)
 
 
 def transposition(sizes: Sequence[int], destination: Sequence[int], after: tuple[int, ...]) -> Transposition:

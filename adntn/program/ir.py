@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from adntn.activations import Activation
+from adntn.activations import Activation, Map
 from adntn.network import Leg
 from adntn.program.matrix_form import MatrixForm, matrix_form
 
@@ -85,6 +85,11 @@ class Pointwise:
     out: Tensor
     inputs: tuple[Tensor, ...]
     activation: Activation | None = None
+
+    @property
+    def overwrite(self) -> Map | None:
+        """How the map is written over its argument, where it can be."""
+        return None if self.activation is None or self.kind != "map" else self.activation.overwrite
 
     def renamed(self, old: str, new: str) -> Pointwise:
         """Return the step reading `new` where it read `old`."""

@@ -9,63 +9,108 @@ from typing import Any
 from adntn.activations import Activation
 from adntn.arrays import Array, Namespace
 from adntn.program.ir import Contract, Kind, Pointwise, Program
+from adntn.program.pool import Pool
 
 
-def run(
-    program: Program,
-    arrays: Mapping[str, Array],
-    functions: Namespace,
-    into: Array | None = None,
-    totals: Mapping[str, Array] | None = None,
-) -> tuple[Array, ...]:
+def run(program: Program, arrays: Mapping[str, Array], functions: Namespace) -> tuple[Array, ...]:
     """Return the program's outputs, each as an array of any shape with its elements in row-major order of its legs.
 
     Nothing is checked here: `Generator` checks what users hand in. Results are let go after their last use.
-
-    Args:
-        program: the steps.
-        arrays: its inputs, by name.
-        functions: of the arrays' library.
-        into: a contiguous array that the first output, a step's result, is written into; only where libraries can.
-        totals: contiguous arrays that outputs of these names, results of steps that nothing else reads, are added to.
     """
     values = dict(arrays)
-    written = None if into is None else program.outputs[0].name
-    totals = totals or {}
     for step, releases in zip(program.steps, program.releases, strict=True):
         if isinstance(step, Contract):
-            left, right = (
-                functions.conj(values[tensor.name]) if conjugate else values[tensor.name]
-                for tensor, conjugate in zip(step.inputs, step.conjugate, strict=True)
-            )
-            if step.out.name in totals:
-                step.form.add(left, right, totals[step.out.name], functions)
-                values[step.out.name] = totals[step.out.name]
-            elif step.out.name == written and step.form.is_direct:
-                step.form.write(left, right, into, functions)
-                values[step.out.name] = into
-            else:
-                values[step.out.name] = step.form(left, right, functions)
+            left, right = _operands(step, values, functions)
+            values[step.out.name] = step.form(left, right, functions)
         else:
             values[step.out.name] = _pointwise(step, values, functions)
-            if step.out.name in totals:
-                total = totals[step.out.name]
-                total += functions.reshape(values[step.out.name], total.shape)
-        if into is not None and step.out.name == written and values[written] is not into:
-            into[...] = functions.reshape(values[written], into.shape)
-            values[written] = into
         for name in releases:
             del values[name]
     return tuple(values[tensor.name] for tensor in program.outputs)
 
 
-def _pointwise(step: Pointwise, values: Mapping[str, Array], functions: Namespace) -> Array:
+def run_in_place(
+    program: Program,
+    arrays: Mapping[str, Array],
+    functions: Namespace,
+    pool: Pool,
+    *,
+    into: Mapping[str, Array] | None = None,
+    totals: Mapping[str, Array] | None = None,
+) -> tuple[Array, ...]:
+    """Return the same as `run`, for libraries whose arrays can be written: results lie in buffers of a pool.
+
+    Buffers go back to the pool after their last use; those of the outputs the caller gives back.
+
+    Args:
+        program: the steps.
+        arrays: its inputs, by name; they are not written.
+        functions: of the arrays' library.
+        pool: of buffers of the arrays' library and number type.
+        into: contiguous arrays that the results of these names, which are outputs, are written into.
+        totals: contiguous arrays that the results of these names, which are outputs, are added to.
+    """
+    values, made = dict(arrays), set[str]()
+    into, totals = into or {}, totals or {}
+    for step, releases in zip(program.steps, program.releases, strict=True):
+        name, first = step.out.name, step.inputs[0].name
+        if isinstance(step, Contract):
+            left, right = _operands(step, values, functions)
+            if name in totals:
+                step.form.add(left, right, totals[name], functions)
+                values[name] = totals[name]
+            elif step.form.is_direct:
+                values[name] = into[name] if name in into else pool.take(step.out.size)
+                step.form.write(left, right, values[name], functions)
+            else:
+                values[name] = step.form(left, right, functions)
+        elif step.overwrite is not None and first in made and first in releases:
+            values[name] = values.pop(first)
+            step.overwrite(functions, values[name])
+        else:
+            values[name] = _pointwise(step, values, functions, pool)
+        made.add(name)
+        _deliver(values, name, into, totals, functions)
+        for released in releases:
+            if released in values:
+                array = values.pop(released)
+                if released in made:
+                    pool.give(array)
+    return tuple(values[tensor.name] for tensor in program.outputs)
+
+
+def _operands(step: Contract, values: Mapping[str, Array], functions: Namespace) -> tuple[Array, Array]:
+    left, right = values[step.left.name], values[step.right.name]
+    return (
+        functions.conj(left) if step.conjugate[0] else left,
+        functions.conj(right) if step.conjugate[1] else right,
+    )
+
+
+def _deliver(
+    values: dict[str, Array], name: str, into: Mapping[str, Array], totals: Mapping[str, Array], functions: Namespace
+) -> None:
+    """Put a result where it is wanted, if it is not there already."""
+    if name in totals and values[name] is not totals[name]:
+        total = totals[name]
+        total += functions.reshape(values[name], total.shape)
+        values[name] = total
+    elif name in into and values[name] is not into[name]:
+        into[name][...] = functions.reshape(values[name], into[name].shape)
+        values[name] = into[name]
+
+
+def _pointwise(step: Pointwise, values: Mapping[str, Array], functions: Namespace, pool: Pool | None = None) -> Array:
     *others, last = (values[tensor.name] for tensor in step.inputs)
     arrays = (*(functions.reshape(other, last.shape) for other in others), last)
     if step.kind == "add":
         return arrays[0] + arrays[1]
     if step.activation is None:
         raise ValueError(f"the step {step} has no activation")
+    if pool is not None and step.kind == "adjoint" and step.activation.pull is not None:
+        buffer = pool.take(step.out.size)
+        step.activation.pull(functions, *arrays, out=functions.reshape(buffer, last.shape))
+        return buffer
     if functions.fuse is None:
         return _computed(step.kind, step.activation, functions, *arrays)
     return _fused(step.kind, step.activation, functions, functions.fuse)(*arrays)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from adntn.arrays import Array, Namespace
 from adntn.program.ir import Program
 from adntn.program.nest import Nest
-from adntn.program.run import run
+from adntn.program.pool import Pool
+from adntn.program.run import run_in_place
 
 #: From the number of a tile's first row and the tile to the adjoint of the tile; None for tiles that nobody needs.
 TileAdjoint = Callable[[int, Any], Array]
@@ -36,8 +37,9 @@ class Tiles:
     def generate(self, destination: Destination = lambda row: None) -> Iterator[tuple[int, Array]]:
         """Yield the number of the first row and the tile, for each tile; in the order of the loops, not of the rows."""
         nest = self.nest
-        made = run(nest.head, self.arrays, self.functions)
-        walk = _Walk(self, _pieces(nest, _named(nest.head, made, self.arrays), self.functions))
+        pool = Pool(next(iter(self.arrays.values())))
+        made = run_in_place(nest.head, self.arrays, self.functions, pool)
+        walk = _Walk(self, _pieces(nest, _named(nest.head, made, self.arrays), self.functions), pool)
         yield from walk.tiles(_Place(0, 0, (0,) * len(nest.reads)), {}, destination)
 
     def pull_back(self, adjoint_of: TileAdjoint, needs_tile: bool = True) -> dict[str, Array]:
@@ -48,11 +50,12 @@ class Tiles:
             needs_tile: whether it looks at the tile; else it gets None, and no tile is made that nobody needs.
         """
         nest, functions, head = self.nest, self.functions, self.nest.head_adjoint
-        made = run(head.forward, self.arrays, functions)
+        pool = Pool(next(iter(self.arrays.values())))
+        made = run_in_place(head.forward, self.arrays, functions, pool)
         known = _named(nest.head, made, self.arrays)
         pieces = _pieces(nest, known, functions)
         totals = {name: functions.zeros_like(array) for name, array in pieces.items()}
-        walk = _Walk(self, pieces)
+        walk = _Walk(self, pieces, pool)
         walk.pull_back(_Place(0, 0, (0,) * len(nest.reads)), {}, totals, _Asked(adjoint_of, needs_tile))
         bars: dict[str, Array] = {}
         for read in nest.reads:
@@ -62,7 +65,7 @@ class Tiles:
         given = {seed.name: bars.pop(out.name) for seed, out in zip(head.seeds, nest.head.outputs, strict=True)}
         residuals = made[len(nest.head.outputs) :]
         given |= {tensor.name: array for tensor, array in zip(head.residuals, residuals, strict=True)}
-        gradients = run(head.backward, {**self.arrays, **given}, functions)
+        gradients = run_in_place(head.backward, {**self.arrays, **given}, functions, pool)
         for tensor, gradient in zip(head.reached, gradients, strict=True):
             _collect(bars, tensor.name, functions.reshape(gradient, self.arrays[tensor.name].shape))
         return bars
@@ -107,6 +110,7 @@ class _Walk:
 
     tiles_of: Tiles
     pieces: Mapping[str, Array]
+    pool: Pool
 
     def _iterations(self, place: _Place) -> Iterator[_Place]:
         nest = self.tiles_of.nest
@@ -126,6 +130,10 @@ class _Walk:
                 inputs[name] = self.pieces[name] if read.cut is None else self.pieces[name][number]
         return inputs
 
+    def _give(self, arrays: Iterable[Array]) -> None:
+        for array in arrays:
+            self.pool.give(array)
+
     def tiles(
         self, outside: _Place, made: Mapping[str, Array], destination: Destination
     ) -> Iterator[tuple[int, Array]]:
@@ -134,11 +142,14 @@ class _Walk:
         innermost = outside.depth == len(nest.stages) - 1
         for place in self._iterations(outside):
             inputs = self._inputs(program, place, made)
-            results = run(program, inputs, functions, destination(place.row) if innermost else None)
+            wanted = destination(place.row) if innermost else None
+            into = {} if wanted is None else {nest.tile.name: wanted}
+            results = run_in_place(program, inputs, functions, self.pool, into=into)
             if innermost:
                 yield place.row, results[0]
             else:
                 yield from self.tiles(place, _named(program, results, made), destination)
+            self._give(results)
 
     def pull_back(self, outside: _Place, made: Mapping[str, Array], totals: Mapping[str, Array], asked: _Asked) -> None:
         """Add to the totals, in place, what the tiles of these loops contribute."""
@@ -149,12 +160,15 @@ class _Walk:
         cut = {read.tensor.name: number for number, read in enumerate(nest.reads) if read.cut is not None}
         for place in self._iterations(outside):
             inputs = self._inputs(stage.program, place, made)
-            results = run(stage.residuals if unseen else stage.adjoint.forward, inputs, functions)
+            forward = stage.residuals if unseen else stage.adjoint.forward
+            results = run_in_place(forward, inputs, functions, self.pool)
             outputs = (None,) if unseen else results[: len(stage.program.outputs)]
             if innermost:
                 seeds: tuple[Array, ...] = (asked.adjoint_of(place.row, outputs[0]),)
             else:
-                seeds = tuple(functions.zeros_like(output) for output in outputs)
+                seeds = tuple(self.pool.take(tensor.size) for tensor in stage.program.outputs)
+                for seed in seeds:
+                    seed[...] = 0
                 inside = {tensor.name: seed for tensor, seed in zip(stage.program.outputs, seeds, strict=True)}
                 self.pull_back(place, _named(stage.program, outputs, made), {**totals, **inside}, asked)
             residuals = results if unseen else results[len(outputs) :]
@@ -164,4 +178,5 @@ class _Walk:
             for tensor, gradient in zip(stage.adjoint.reached, stage.adjoint.backward.outputs, strict=True):
                 total = totals[tensor.name]
                 sums[gradient.name] = total[place.pieces[cut[tensor.name]]] if tensor.name in cut else total
-            run(stage.adjoint.backward, {**inputs, **given}, functions, totals=sums)
+            run_in_place(stage.adjoint.backward, {**inputs, **given}, functions, self.pool, totals=sums)
+            self._give((*results, *seeds))
