@@ -41,17 +41,15 @@ class Namespace:
     """The functions of one array library; `conj` is the identity when the arrays are real.
 
     Of the last ones, `fuse` makes one kernel of a function of arrays, number by number; `baddbmm` adds products of
-    stacked matrices to an array; they are None where the library has no such function. `subtract_product` is a - b * c,
-    written into `out`, for libraries whose arrays can be written.
+    stacked matrices to an array; they are None where the library has no such function. The functions after these are
+    for libraries whose arrays can be written; `subtract_product` is a - b * c, written into `out`.
     """
 
     backend: str
     is_complex: bool
     matmul: Callable[..., Array]
-    multiply: Callable[..., Array]
     reshape: Callable[..., Array]
     permute: Callable[..., Array]
-    broadcast_to: Callable[..., Array]
     concatenate: Callable[..., Array]
     zeros_like: Callable[..., Array]
     where: Callable[..., Array]
@@ -66,6 +64,8 @@ class Namespace:
     erf: Callable[..., Array]
     fuse: Callable[[Callable[..., Array]], Callable[..., Array]] | None = None
     baddbmm: Callable[..., Array] | None = None
+    multiply: Callable[..., Array] = _no_function
+    broadcast_to: Callable[..., Array] = _no_function
     subtract_product: Callable[..., Array] = _no_function
 
 
@@ -88,6 +88,16 @@ def _first_of(backend: str, *names: str) -> Callable[..., Array]:
             continue
         return _untranslated(function)
     raise ImportError(f"the array library {backend!r} has none of the functions {', '.join(names)}")
+
+
+def _writing(backend: str) -> dict[str, Any]:
+    """Return the functions that a library is asked for only if its arrays can be written."""
+    return {
+        "baddbmm": _if_there(backend, "baddbmm"),
+        "subtract_product": _subtracting_product(backend),
+        "multiply": _first_of(backend, "multiply"),
+        "broadcast_to": _first_of(backend, "broadcast_to"),
+    }
 
 
 def _subtracting_product(backend: str) -> Callable[..., Array]:
@@ -137,19 +147,7 @@ def _bind(backend: str, is_complex: bool) -> Namespace:
     except ImportError:
         erf = _erf_through_numpy(backend)
     reshape = _first_of(backend, "reshape")
-    same_name = (
-        "matmul",
-        "multiply",
-        "broadcast_to",
-        "zeros_like",
-        "where",
-        "exp",
-        "expm1",
-        "logaddexp",
-        "tanh",
-        "sin",
-        "cos",
-    )
+    same_name = ("matmul", "zeros_like", "where", "exp", "expm1", "logaddexp", "tanh", "sin", "cos")
     return Namespace(
         backend=backend,
         is_complex=is_complex,
@@ -160,9 +158,8 @@ def _bind(backend: str, is_complex: bool) -> Namespace:
         conj=_first_of(backend, "conj") if is_complex else _unchanged,
         erf=erf,
         fuse=_if_there(backend, "fuse"),
-        baddbmm=_if_there(backend, "baddbmm") if backend in IN_PLACE else None,
-        subtract_product=_subtracting_product(backend) if backend in IN_PLACE else _no_function,
         **{name: _first_of(backend, name) for name in same_name},
+        **(_writing(backend) if backend in IN_PLACE else {}),
     )
 
 
