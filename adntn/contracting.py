@@ -1,15 +1,18 @@
-"""The schedule *contract* on arrays: x @ W.T and its adjoint from the cores and x, without the weight."""
+"""The schedule *contract* on arrays: x @ W.T and its adjoint from the cores and x, without the weight.
+
+Many rows come in slabs, so that the results in between stay in the cache and need no memory to speak of. What the cores
+make alone is made once; the adjoint makes each slab's results again, instead of keeping those of all.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from adntn.arrays import SHORT_DTYPES, Array, Namespace, as_dtype, dtype_name, namespace_of, padded
-from adntn.network import Network
-from adntn.program.contract import contraction, contraction_adjoint
-from adntn.program.ir import Program
+from adntn.arrays import SHORT_DTYPES, Array, as_dtype, dtype_name, namespace_of, padded
+from adntn.program.contract import Halves, halves, slab_rows
+from adntn.program.ir import Program, Tensor
 from adntn.program.run import run
 
 if TYPE_CHECKING:
@@ -17,92 +20,142 @@ if TYPE_CHECKING:
 
 #: From dL/dy to dL/dx and dL/d(core) by name.
 Pullback = Callable[[Array], tuple[Array, dict[str, Array]]]
+#: The most numbers that a result in between holds, if a single row does not need more.
+LARGEST = 2**19
+#: The dimensions of a weight.
+OUT, IN = 0, 1
 
 
-def contracted(generator: Generator, cores: Mapping[str, Array], x: Array) -> Array:
+def contracted(generator: Generator, cores: Mapping[str, Array], x: Array, largest: int = LARGEST) -> Array:
     """Return x @ W.T, batched over the leading axes of `x`; what `Generator.apply` checks is not checked again.
+
+    >>> import adntn, numpy
+    >>> generator = adntn.TTN((4096, 4096), bond=2, activation="identity")
+    >>> cores = generator.init(seed=0)
+    >>> contracted(generator, cores, numpy.ones((3, 4096), "float32")).shape
+    (3, 4096)
 
     Args:
         generator: of a matrix (out, in), with no activation after the last level.
         cores: its cores.
         x: shape (..., in); with a batch of weights, (G, ..., in).
+        largest: x is taken in slabs of rows, of which no result in between holds more numbers than that.
 
     Raises:
         ValueError: if the weight is no matrix, or an activation stands after the last level.
     """
-    given = _Given(generator.network, x)
-    if given.rows == 0:
-        contraction(generator.network, 1, generator.paths)  # what cannot be contracted is refused here too
-        return given.empty(namespace_of([x]))
-    functions = namespace_of(cores.values())
-    program = contraction(generator.network, given.rows, generator.paths)
-    (y,) = run(program, given.inputs(program, cores, functions), functions)
-    return given.cropped(y, functions)
+    call = _Call(generator, cores, x, largest)
+    known = call.known(call.run(call.plan.head, call.cores))
+    parts = [call.run(plan.tail, known, x=slab)[0] for plan, slab in call.slabs(call.x)]
+    return call.joined(parts, OUT)
 
 
-def contracted_vjp(generator: Generator, cores: Mapping[str, Array], x: Array) -> tuple[Array, Pullback]:
+def contracted_vjp(
+    generator: Generator, cores: Mapping[str, Array], x: Array, largest: int = LARGEST
+) -> tuple[Array, Pullback]:
     """Return x @ W.T and its pullback, which takes dL/dy to dL/dx and to dL/d(core) for every core.
 
     Gradients of complex arrays are with respect to the conjugate. Arguments and errors are those of `contracted`.
     """
-    given = _Given(generator.network, x)
-    functions = namespace_of(cores.values())
-    if given.rows == 0:
-        zeros = {name: functions.zeros_like(core) for name, core in cores.items()}
-        return contracted(generator, cores, x), lambda y_bar: (functions.zeros_like(x), zeros)
-    reverse = contraction_adjoint(generator.network, given.rows, generator.paths)
-    inputs = given.inputs(reverse.forward, cores, functions)
-    y, *residuals = run(reverse.forward, inputs, functions)
-    kept = dict(zip((tensor.name for tensor in reverse.residuals), residuals, strict=True))
+    call = _Call(generator, cores, x, largest)
+    head = call.plan.head_adjoint
+    made = call.run(head.forward, call.cores)
+    known = call.known(made)
+    kept: list[tuple[Array, ...]] = []
+    parts = []
+    for plan, slab in call.slabs(call.x):
+        forward = plan.tail_adjoint.forward if call.is_one_slab else plan.tail
+        y, *residuals = call.run(forward, known, x=slab)
+        parts.append(y)
+        kept.append(tuple(residuals))
 
     def pullback(y_bar: Array) -> tuple[Array, dict[str, Array]]:
-        seed = {reverse.seeds[0].name: given.padded_rows(y_bar, functions)}
-        *gradients, x_bar = run(reverse.backward, {**inputs, **kept, **seed}, functions)
-        return given.cropped_columns(x_bar, functions), {
-            tensor.name: as_dtype(functions.reshape(gradient, cores[tensor.name].shape), given.dtype)
-            for tensor, gradient in zip(reverse.reached, gradients, strict=False)
+        bars = {name: call.flat_zeros(array) for name, array in known.items()}
+        x_bars = []
+        slabs = zip(call.slabs(call.x), call.slabs(call.wide(y_bar, OUT)), kept, strict=True)
+        for (plan, x_slab), (_, y_slab), residuals in slabs:
+            tail = plan.tail_adjoint
+            again = residuals if call.is_one_slab else call.run(tail.forward, known, x=x_slab)[1:]
+            given = {**known, **_named(tail.residuals, again), **_named(tail.seeds, (y_slab,))}
+            *gradients, x_bar = call.run(tail.backward, given, x=x_slab)
+            call.collect(bars, tail.reached[:-1], gradients)
+            x_bars.append(x_bar)
+        outputs = call.plan.head.outputs
+        seeds = [bars[out.name] for out in outputs]
+        given = {**call.cores, **_named(head.residuals, made[len(outputs) :]), **_named(head.seeds, seeds)}
+        call.collect(bars, head.reached, call.run(head.backward, given))
+        return call.joined(x_bars, IN), {
+            name: as_dtype(call.functions.reshape(bars[name], core.shape), call.dtype)
+            for name, core in call.cores.items()
         }
 
-    return given.cropped(y, functions), pullback
+    return call.joined(parts, OUT), pullback
 
 
-class _Given:
-    """What users hand in and get back, against what programs take and make: flat, padded and in float32 at least."""
+def _named(tensors: Sequence[Tensor], arrays: Sequence[Array]) -> dict[str, Array]:
+    return {tensor.name: array for tensor, array in zip(tensors, arrays, strict=True)}
 
-    def __init__(self, network: Network, x: Array) -> None:
-        self.network, self.x, self.dtype = network, x, dtype_name(x)
-        self.lead = () if network.batch is None else (network.batch,)
-        self.rows = math.prod(x.shape[len(self.lead) : -1])
+
+class _Call:
+    """Cores and rows as programs take them: padded, in float32 at least; and what comes back as users want it."""
+
+    def __init__(self, generator: Generator, cores: Mapping[str, Array], x: Array, largest: int) -> None:
+        self.network, self.paths = generator.network, generator.paths
+        self.functions = namespace_of(cores.values())
+        self.dtype, self.shape = dtype_name(x), tuple(x.shape)
         self.computed = "float32" if self.dtype in SHORT_DTYPES else self.dtype
+        self.lead = () if self.network.batch is None else (self.network.batch,)
+        self.rows: int = math.prod(self.shape[len(self.lead) : -1])
+        self.slab: int = slab_rows(self.network, max(self.rows, 1), largest, self.paths)
+        self.plan = halves(self.network, self.slab, self.paths, self.slab)
+        self.cores = {name: as_dtype(core, self.computed) for name, core in cores.items()}
+        self.x = self.wide(x, IN)
 
-    def inputs(self, program: Program, cores: Mapping[str, Array], functions: Namespace) -> dict[str, Array]:
-        """Return the program's inputs."""
-        name = program.inputs[-1].name
-        return {**{key: as_dtype(core, self.computed) for key, core in cores.items()}, name: self._wide(self.x, 1, functions)}
+    @property
+    def is_one_slab(self) -> bool:
+        return self.rows <= self.slab
 
-    def padded_rows(self, y_bar: Array, functions: Namespace) -> Array:
-        """Return dL/dy as programs take it."""
-        return self._wide(y_bar, 0, functions)
+    def slabs(self, array: Array) -> list[tuple[Halves, Array]]:
+        """Return the rows of an array in slabs, with the programs for so many rows."""
+        starts = range(0, self.rows, self.slab)
+        stops = [min(start + self.slab, self.rows) for start in starts]
+        axes = (slice(None),) * len(self.lead)
+        return [
+            (halves(self.network, stop - start, self.paths, self.slab), array[(*axes, slice(start, stop), ...)])
+            for start, stop in zip(starts, stops, strict=True)
+        ]
 
-    def cropped(self, y: Array, functions: Namespace) -> Array:
-        """Return y of the shape (..., out)."""
-        return self._narrow(y, 0, functions)
+    def known(self, made: Sequence[Array]) -> dict[str, Array]:
+        """Return what tails read, by name: the cores and what the head has made."""
+        outputs = self.plan.head.outputs
+        return {**self.cores, **_named(outputs, made[: len(outputs)])}
 
-    def cropped_columns(self, x_bar: Array, functions: Namespace) -> Array:
-        """Return dL/dx of the shape of x."""
-        return self._narrow(x_bar, 1, functions)
+    def run(self, program: Program, given: Mapping[str, Array], x: Array | None = None) -> tuple[Array, ...]:
+        """Return the results of a program."""
+        own = {} if x is None else {self.plan.x.name: x}
+        return run(program, {**given, **own}, self.functions)
 
-    def empty(self, functions: Namespace) -> Array:
-        """Return y of the shape (..., out) where that holds no number."""
-        return functions.reshape(self.x, (*self.x.shape[:-1], self.network.layout.shape[0]))
+    def flat_zeros(self, array: Array) -> Array:
+        """Return zeros to add shares of an adjoint to: a vector, as sums of arrays without axes are none in NumPy."""
+        return self.functions.zeros_like(self.functions.reshape(array, (-1,)))
 
-    def _wide(self, array: Array, dimension: int, functions: Namespace) -> Array:
+    def collect(self, bars: dict[str, Array], tensors: Sequence[Tensor], shares: Sequence[Array]) -> None:
+        """Add shares to adjoints."""
+        for tensor, share in zip(tensors, shares, strict=True):
+            bars[tensor.name] = bars[tensor.name] + self.functions.reshape(share, (-1,))
+
+    def wide(self, array: Array, dimension: int) -> Array:
+        """Return rows as programs take them."""
         size, whole = (sizes[dimension] for sizes in (self.network.layout.shape, self.network.layout.padded_shape))
-        flat = functions.reshape(as_dtype(array, self.computed), (*self.lead, self.rows, size))
-        return padded(flat, len(self.lead) + 1, size, whole, functions)
+        flat = self.functions.reshape(as_dtype(array, self.computed), (*self.lead, self.rows, size))
+        return padded(flat, len(self.lead) + 1, size, whole, self.functions)
 
-    def _narrow(self, array: Array, dimension: int, functions: Namespace) -> Array:
+    def joined(self, parts: Sequence[Array], dimension: int) -> Array:
+        """Return slabs of rows as users want them: with the leading axes of x, without the padding."""
         size, whole = (sizes[dimension] for sizes in (self.network.layout.shape, self.network.layout.padded_shape))
-        if size != whole:
-            array = functions.reshape(array, (*self.lead, self.rows, whole))[..., :size]
-        return as_dtype(functions.reshape(array, (*self.x.shape[:-1], size)), self.dtype)
+        shape = (*self.shape[:-1], size)
+        if not parts:
+            return self.functions.reshape(self.x, shape)  # no rows, no numbers
+        shaped = [self.functions.reshape(part, (*self.lead, -1, whole)) for part in parts]
+        together = shaped[0] if len(shaped) == 1 else self.functions.concatenate(shaped, len(self.lead))
+        return as_dtype(self.functions.reshape(together[..., :size], shape), self.dtype)

@@ -6,8 +6,10 @@ scale and x are one network, contracted along the path that is predicted to take
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from adntn.network import BATCH, SCALE, Leg, Level, Network
 from adntn.program.adjoint import Adjoint, adjoint
@@ -16,9 +18,12 @@ from adntn.program.leg_order import contract_along
 from adntn.program.lower import lower_levels
 from adntn.program.path import Paths, quick_path
 
+#: From so many rows it is seen how large the results of many rows are.
+FEW_ROWS = 32
 
-@lru_cache(maxsize=1024)
-def contraction(network: Network, rows: int, paths: Paths = ()) -> Program:
+
+@lru_cache(maxsize=256)
+def contraction(network: Network, rows: int, paths: Paths = (), like: int | None = None) -> Program:
     """Return the program that computes y = x @ W.T from the cores, the scale and x, its last input.
 
     The legs of x are its rows and the columns of the padded weight; those of y its rows and the rows of the padded
@@ -28,11 +33,12 @@ def contraction(network: Network, rows: int, paths: Paths = ()) -> Program:
         network: of a matrix (out, in).
         rows: how many rows x has, at least 1.
         paths: contraction paths of the levels up to the last activation, None where the order is chosen here.
+        like: the number of rows to search an order for; by default the same.
 
     Raises:
         ValueError: if the weight is no matrix, or an activation stands after the last level.
     """
-    likely = 1 << (rows - 1).bit_length()
+    likely = 1 << ((like or rows) - 1).bit_length()
     planned = _planned(network, likely, paths)
     if likely == rows:
         return planned
@@ -40,10 +46,61 @@ def contraction(network: Network, rows: int, paths: Paths = ()) -> Program:
     return _resized(planned, leg, Leg(leg.label, rows))
 
 
-@lru_cache(maxsize=1024)
-def contraction_adjoint(network: Network, rows: int, paths: Paths = ()) -> Adjoint:
-    """Return the adjoint of `contraction`."""
-    return adjoint(contraction(network, rows, paths))
+@dataclass(frozen=True)
+class Halves:
+    """A contraction in two programs: what the cores make alone, and what is made with rows of x.
+
+    Attributes:
+        head: from the cores and the scale to what the tail reads.
+        tail: from these, cores and x, its last input, to y.
+    """
+
+    head: Program
+    tail: Program
+
+    @property
+    def x(self) -> Tensor:
+        """The rows of x."""
+        return self.tail.inputs[-1]
+
+    @cached_property
+    def head_adjoint(self) -> Adjoint:
+        """The adjoint of the head."""
+        return adjoint(self.head)
+
+    @cached_property
+    def tail_adjoint(self) -> Adjoint:
+        """The adjoint of the tail."""
+        return adjoint(self.tail)
+
+
+@lru_cache(maxsize=256)
+def halves(network: Network, rows: int, paths: Paths = (), like: int | None = None) -> Halves:
+    """Return the two halves of `contraction`; with the same `like`, all numbers of rows share the head."""
+    program = contraction(network, rows, paths, like)
+    *cores, x = program.inputs
+    late = {x.name}
+    for step in program.steps:
+        if late.intersection(tensor.name for tensor in step.inputs):
+            late.add(step.out.name)
+    made = {step.out.name: step.out for step in program.steps if step.out.name not in late}
+    after = [step for step in program.steps if step.out.name in late]
+    read = dict.fromkeys(tensor.name for step in after for tensor in step.inputs if tensor.name not in late)
+    head = Program(tuple(cores), program.steps, ()).returning(made[name] for name in read if name in made)
+    direct = (core for core in cores if core.name in read)
+    return Halves(head, Program((*direct, *head.outputs, x), tuple(after), program.outputs))
+
+
+@lru_cache(maxsize=256)
+def slab_rows(network: Network, rows: int, largest: int, paths: Paths = ()) -> int:
+    """Return of how many rows slabs of x should be, so that no result made from one holds more than `largest` numbers.
+
+    They are as even as can be; a single row may need more than `largest`.
+    """
+    few = min(rows, FEW_ROWS)
+    each = max(step.out.size for step in halves(network, few, paths).tail.steps) / few
+    most = 1 << max(int(largest / each).bit_length() - 1, 0)
+    return math.ceil(rows / math.ceil(rows / most))
 
 
 @lru_cache(maxsize=256)
@@ -71,7 +128,7 @@ def _planned(network: Network, rows: int, paths: Paths) -> Program:
     smallest = factors[place]
     factors[place] = Tensor(f"scaled {smallest.name}", smallest.legs)
     factors.append(x)
-    path = quick_path([tensor.legs[len(batch) :] for tensor in factors], y.legs[len(batch) :])
+    path = quick_path([tensor.legs[len(batch) :] for tensor in factors], y.legs[len(batch) :], lead[-1])
     names = (f"level{first}/part{number}" for number in range(len(factors)))
     steps: list[Step] = [step for level in before for step in level.steps]
     steps += [Contract(factors[place], smallest, scale), *contract_along(factors, path, y, batch, names)]
@@ -90,12 +147,12 @@ def _first_linear_level(network: Network) -> int:
             f'schedule="contract" needs a weight that is linear in its last cores, but the activation {last} stands'
             ' after the last level; take last_activation="identity", or schedule="stream"'
         )
-    return max((number + 1 for number, level in enumerate(network.levels) if not level.activation.is_identity), default=0)
+    return max(
+        (number + 1 for number, level in enumerate(network.levels) if not level.activation.is_identity), default=0
+    )
 
 
-def _joined(
-    state: Iterable[Leg], levels: Iterable[Level]
-) -> tuple[list[tuple[str, tuple[Leg, ...]]], tuple[Leg, ...]]:
+def _joined(state: Iterable[Leg], levels: Iterable[Level]) -> tuple[list[tuple[str, tuple[Leg, ...]]], tuple[Leg, ...]]:
     """Return the cores of several levels, with legs named apart, and the legs that are left.
 
     Within a level each label is one leg; a later level may give the label of a leg that has been summed to another.

@@ -20,8 +20,8 @@ from adntn.program.ir import Tensor
 Path = tuple[tuple[int, int], ...]
 #: A path for each level; None for a level that is contracted as `lower` decides.
 Paths = tuple[Path | None, ...]
-#: How often `quick_path` repeats its search.
-TRIALS = 32
+#: How often `quick_path` repeats its search. Of more trials there are fewer operations, but not always less time.
+TRIALS = (32, 64)
 #: What to do where an optimiser cannot search several levels.
 ONE_USE = (
     "an optimiser that remembers its first contraction, as most of opt_einsum's and cotengra's HyperOptimizer do,"
@@ -54,16 +54,17 @@ def find_path(tensors: Sequence[Tensor], output: Sequence[Leg], optimize: Any, w
         raise
 
 
-def quick_path(tensors: Sequence[Sequence[Leg]], output: Sequence[Leg]) -> Path:
+def quick_path(tensors: Sequence[Sequence[Leg]], output: Sequence[Leg], many: Leg) -> Path:
     """Return the path of the least predicted time among those of a fraction of a second's search, always the same.
 
-    opt_einsum's greedy search is repeated with noise, once for the fewest operations and once for the smallest results.
-    Which of the paths is best is a question of operations and of bytes together: a path with few operations may write
-    large results. Searches that find the best path of all take minutes where the networks of a weight have loops.
+    opt_einsum's greedy search is repeated with noise. It looks for few operations; which of the paths that it finds is
+    best is a question of operations and of bytes together. Searches for the best path of all take minutes where the
+    networks of a weight have loops.
 
     Args:
         tensors: the legs of each.
         output: the legs that are left.
+        many: a leg that may be much larger than the others; the search is also made as if it were not.
     """
     if len(tensors) <= 2:
         return ((0, 1),)[: len(tensors) - 1]
@@ -74,8 +75,9 @@ def quick_path(tensors: Sequence[Sequence[Leg]], output: Sequence[Leg]) -> Path:
     state = random.getstate()  # each trial seeds the generator that users draw from
     try:
         found = [
-            _checked(opt_einsum.RandomGreedy(max_repeats=TRIALS, minimize=aim)(inputs, left, sizes), len(tensors), "x")
-            for aim in ("flops", "size")
+            _checked(opt_einsum.RandomGreedy(max_repeats=trials)(inputs, left, assumed), len(tensors), "x @ W.T")
+            for assumed in (sizes, {**sizes, number[many]: 1})
+            for trials in TRIALS
         ]
     finally:
         random.setstate(state)
