@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import subprocess
 import sys
@@ -35,9 +36,9 @@ ROWS = (1, 3, 8)
 MATRICES = [(8, 8), (12, 10), (11, 13), (1, 6), (64, 27)]
 
 
-def ends_linear(topology: Topology, shape: tuple[int, ...] = SHAPE) -> adntn.Generator:
+def ends_linear(topology: Topology, shape: tuple[int, ...] = SHAPE, activation: str = "tanh") -> adntn.Generator:
     """The row with an activation between the levels; without any, where it would also stand after the last."""
-    generator = topology("tanh")(shape)
+    generator = topology(activation)(shape)
     return generator if generator.network.levels[-1].activation.is_identity else topology("identity")(shape)
 
 
@@ -90,7 +91,7 @@ def test_product_and_gradients_are_those_of_the_weight(library_and_topology: tup
 def test_every_matrix_is_contracted(name: str, shape: tuple[int, int], dtype: str) -> None:
     if not fits(name, shape):
         pytest.skip(f"{name} makes the shape {SHAPE} only")
-    generator = ends_linear(TOPOLOGIES[name], shape)
+    generator = ends_linear(TOPOLOGIES[name], shape, "sin")  # entire: near the poles of tanh, W itself is uncertain
     cores = generic_cores(generator, seed=1, dtype=dtype)
     x, y_bar = rows_of(generator, 3, dtype)
     expected = through_the_weight(generator, cores, x, y_bar)
@@ -110,12 +111,15 @@ def test_slabs_of_rows_change_nothing(topology: Topology, rows: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 32, 100, 1000, 4096])
-@pytest.mark.parametrize("bond", [2, 4])
-def test_no_result_of_a_slab_is_larger_than_allowed(bond: int, rows: int) -> None:
-    network = adntn.TTN((1024, 512), bond=bond, activation="identity").network
-    slab = slab_rows(network, rows, 2**16)
+@pytest.mark.parametrize("activation", ["tanh", "identity"])
+@pytest.mark.parametrize("constructor", [adntn.TTN, adntn.MERA], ids=str)
+def test_no_result_of_a_slab_is_larger_than_allowed(
+    constructor: Callable[..., adntn.Generator], activation: str, rows: int
+) -> None:
+    network = constructor((256, 256), bond=2, activation=activation).network
+    slab = slab_rows(network, rows, 2**15)
     assert 1 <= slab <= rows
-    assert max(step.out.size for step in halves(network, slab).tail.steps) <= 2**16
+    assert max(step.out.size for step in halves(network, slab).tail.steps) <= 2**15
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64"])
@@ -124,7 +128,7 @@ def test_results_have_the_number_type_of_what_was_given(dtype: str) -> None:
     generator = adntn.TTN((12, 10), bond=2, leg=2)
     wide = "float32" if dtype in ("float16", "bfloat16") else dtype
     x, y_bar = rows_of(generator, 3, wide)
-    torch_dtype = adntn.backend("torch").name and __import__("torch").__dict__[dtype]
+    torch_dtype = getattr(importlib.import_module("torch"), dtype)
     own = {
         name: array.to(torch_dtype)
         for name, array in in_library({**generic_cores(generator, dtype=wide), "x": x, "y_bar": y_bar}, "torch").items()

@@ -98,8 +98,18 @@ def slab_rows(network: Network, rows: int, largest: int, paths: Paths = ()) -> i
     They are as even as can be; a single row may need more than `largest`.
     """
     few = min(rows, FEW_ROWS)
-    each = max(step.out.size for step in halves(network, few, paths).tail.steps) / few
-    most = 1 << max(int(largest / each).bit_length() - 1, 0)
+    most = 1 << max((largest * few // _largest(network, few, paths)).bit_length() - 1, 0)
+    slab = _even(rows, most)
+    while slab > 1 and _largest(network, slab, paths) > largest:  # of more rows, larger results may be worth their time
+        slab = _even(rows, slab // 2)
+    return slab
+
+
+def _largest(network: Network, rows: int, paths: Paths) -> int:
+    return max(step.out.size for step in halves(network, rows, paths, rows).tail.steps)
+
+
+def _even(rows: int, most: int) -> int:
     return math.ceil(rows / math.ceil(rows / most))
 
 
