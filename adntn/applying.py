@@ -17,6 +17,7 @@ from adntn.arrays import (
     empty,
     namespace_of,
 )
+from adntn.contracting import contracted, contracted_vjp
 from adntn.machine import machine
 from adntn.network import SCALE
 from adntn.program.schedule import Choice, ScheduleName, Task, checked_schedule, choose
@@ -42,6 +43,8 @@ def applied(
         _, prepared = generator.prepared(cores)
         product = empty((*matrix.shape[:-1], generator.shape[-2]), x)
         stream(tiling(generator.network, generator.paths, choice.taken.plan), prepared, matrix, product)
+    elif choice.taken.schedule == "contract":
+        product = contracted(generator, cores, matrix)
     else:
         product = _times(matrix, generator.weight_of(cores))
     return _like(product, generator, x)
@@ -55,8 +58,11 @@ def applied_vjp(
     written = can_be_written(x)
     name = _named(schedule, memory_limit, written)
     choice = _choice(generator, cores, matrix.shape[-2], schedule=name, memory_limit=memory_limit, training=True)
-    make = _streamed if choice.taken.schedule == "stream" else _materialised
-    product, pull = make(generator, cores, matrix, choice)
+    if choice.taken.schedule == "contract":
+        product, pull = contracted_vjp(generator, cores, matrix)
+    else:
+        make = _streamed if choice.taken.schedule == "stream" else _materialised
+        product, pull = make(generator, cores, matrix, choice)
 
     def pullback(y_bar: Array) -> tuple[Array, dict[str, Array]]:
         wanted = (*x.shape[:-1], generator.shape[-2])

@@ -14,14 +14,13 @@ from adntn.arrays import SHORT_DTYPES, Array, as_dtype, dtype_name, namespace_of
 from adntn.program.contract import Halves, halves, slab_rows
 from adntn.program.ir import Program, Tensor
 from adntn.program.run import run
+from adntn.program.schedule import LARGEST
 
 if TYPE_CHECKING:
     from adntn.generator import Generator
 
 #: From dL/dy to dL/dx and dL/d(core) by name.
 Pullback = Callable[[Array], tuple[Array, dict[str, Array]]]
-#: The most numbers that a result in between holds, if a single row does not need more.
-LARGEST = 2**19
 #: The dimensions of a weight.
 OUT, IN = 0, 1
 

@@ -20,7 +20,7 @@ from typing import Literal, get_args
 
 from adntn.machine import Machine
 from adntn.network import Network
-from adntn.program.adjoint import adjoint
+from adntn.program.contract import halves, slab_rows
 from adntn.program.cost import cost, nest_adjoint_cost, nest_cost, step_operations
 from adntn.program.ir import Contract, Program
 from adntn.program.nest import Nest
@@ -30,6 +30,8 @@ from adntn.tiling import Plan, tiling
 ScheduleName = Literal["auto", "materialise", "recompute", "stream", "contract"]
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 
+#: The most numbers that a result in between holds where x is contracted in slabs of rows.
+LARGEST = 2**19
 #: Seconds that running a step takes beyond the array library's own call.
 STEP = 8e-6
 #: Inputs of groups of cores, and sizes of tiles as shares of what fits into the cache, that are tried.
@@ -148,6 +150,22 @@ def _why_not_contract(network: Network) -> str:
     return ""
 
 
+def _may_contract(network: Network) -> bool:
+    """Return whether contracting may cost less than the dense product, so that a search for a path is worth its time.
+
+    With an activation before the last level, the product of the state and x over a core with row, column and bond legs
+    costs no less than the dense one; where each core of the last level makes rows or columns only, it does.
+    """
+    if _why_not_contract(network):
+        return False
+    if all(level.activation.is_identity for level in network.levels):
+        return True
+    dimension = {
+        leg: dimension for (dimension, _), leg in zip(network.layout.order, network.levels[-1].output, strict=True)
+    }
+    return all(len({dimension[leg] for leg in node.legs if leg in dimension}) <= 1 for node in network.levels[-1].nodes)
+
+
 @lru_cache(maxsize=4096)
 def choose(task: Task, machine: Machine, schedule: ScheduleName = "auto", memory_limit: int | None = None) -> Choice:
     """Return the schedule for a task: the named one, or the fastest within the limit.
@@ -169,6 +187,8 @@ def choose(task: Task, machine: Machine, schedule: ScheduleName = "auto", memory
     if memory_limit is None and schedule == "auto":
         allowed = task.weight_bytes * (2 if task.training else 1)
     every = _forecasts(task, machine)
+    if schedule == "contract" and not _may_contract(task.network):
+        every = (*every, _contract(task, machine))
     named = [one for one in every if schedule in {"auto", one.schedule}]
     fitting = [one for one in named if allowed is None or one.bytes <= allowed]
     if not fitting and memory_limit is not None:
@@ -204,6 +224,8 @@ def _forecasts(task: Task, machine: Machine) -> tuple[Forecast, ...]:
         forecasts += [made.materialise(), made.recompute()]
         if task.streams:
             forecasts.append(made.stream())
+    if _may_contract(task.network):
+        forecasts.append(_contract(task, machine))
     return tuple(forecasts)
 
 
@@ -304,21 +326,25 @@ class _Tiled:
 
 
 def _contract(task: Task, machine: Machine) -> Forecast:
-    from adntn.program.contract import contraction
-
-    program = contraction(task.network, task.rows)
-    inputs = sum(tensor.size for tensor in program.inputs)
-    result = program.outputs[0].size
-    seconds = program_seconds(program, machine, task.itemsize)
-    if not task.training:
-        peak = cost(program, task.itemsize).peak_bytes
-        return Forecast("contract", seconds, peak - (inputs + result) * task.itemsize, Plan(1))
-    both = adjoint(program)
-    backward = cost(both.backward, task.itemsize)
-    seconds += program_seconds(both.backward, machine, task.itemsize)
-    forward = cost(both.forward, task.itemsize).peak_bytes
-    peak = max(forward, backward.peak_bytes) - (inputs + result) * task.itemsize
-    return Forecast("contract", seconds, peak, Plan(1))
+    network, paths, itemsize = task.network, task.paths, task.itemsize
+    rows = max(task.rows, 1)
+    slab = slab_rows(network, rows, LARGEST, paths)
+    slabs = -(-rows // slab)
+    plan = halves(network, slab, paths, slab)
+    vectors = task.out_features + (task.in_features * (network.batch or 1) if task.training else 0)
+    # slabs are put together at the end; made again, if there are many, instead of kept
+    joined = rows * vectors * itemsize if slabs > 1 else 0
+    own = (plan.x.size + plan.tail.outputs[0].size) * itemsize
+    seconds = program_seconds(plan.head, machine, itemsize) + slabs * program_seconds(plan.tail, machine, itemsize)
+    peak = cost(plan.tail, itemsize).peak_bytes - own
+    if task.training:
+        head, tail = plan.head_adjoint, plan.tail_adjoint
+        seconds += sum(program_seconds(program, machine, itemsize) for program in (head.forward, head.backward))
+        seconds += slabs * program_seconds(tail.backward, machine, itemsize)
+        if slabs > 1:
+            seconds += slabs * program_seconds(tail.forward, machine, itemsize)
+        peak = max(peak, *(cost(program, itemsize).peak_bytes - own for program in (tail.forward, tail.backward)))
+    return Forecast("contract", seconds, peak + joined, Plan(1))
 
 
 def program_seconds(program: Program, machine: Machine, itemsize: int) -> float:

@@ -19,7 +19,7 @@ from adntn.program.schedule import ScheduleName
 from adntn.tiling import tiling
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_torch.generated import GeneratedLayer
-from adntn_torch.schedules import recomputed, streamed_convolution, streamed_linear
+from adntn_torch.schedules import contracted_linear, recomputed, streamed_convolution, streamed_linear
 
 Device = torch.device | str | int | None
 Sizes = int | tuple[int, ...]
@@ -101,6 +101,8 @@ class Linear(GeneratedLayer):
         if choice.taken.schedule == "recompute":
             return recomputed(lambda x: functional.linear(x, self.weight, self.bias), x)
         cores = dict(self.cores.items())
+        if choice.taken.schedule == "contract":
+            return contracted_linear(self.generator, cores, x, self.bias)
         tiles = tiling(self.generator.network, self.generator.paths, choice.taken.plan)
         return streamed_linear(self.generator, tiles, cores, x, self.bias)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from adntn import Generator
+from adntn.contracting import contracted, contracted_vjp
 from adntn.streaming import stream, stream_back
 from adntn.tiling import Tiling
 from adntn_torch.differentiate import first_derivatives, without_autocast
@@ -46,6 +47,18 @@ def streamed_linear(
 ) -> Tensor:
     """Return x @ W.T + bias for x of shape (..., in); neither W nor dL/dW ever exists."""
     return _apply(_StreamedLinear, generator, tiles, autocasted(x), bias, cores)
+
+
+def contracted_linear(generator: Generator, cores: Mapping[str, Tensor], x: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x @ W.T + bias for x of shape (..., in), from x and the cores alone."""
+    x = autocasted(x)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *cores.values())):
+        arrays = (cores[name] for name in cores)
+        y: Tensor = _Contracted.apply(generator, tuple(cores), x, *arrays)  # type: ignore[no-untyped-call]
+    else:
+        with without_autocast(x):
+            y = contracted(generator, cores, x.to(cores["scale"].dtype)).to(x.dtype)
+    return y if bias is None else y + bias.to(y.dtype)
 
 
 def streamed_convolution(
@@ -159,6 +172,26 @@ class _StreamedConvolution(_Streamed):
             gradients = ctx.tiles.pull_back(prepared, adjoint_of)
         bias_bar = y_bar.sum((0, *range(2, y_bar.dim()))).to(ctx.bias.dtype) if ctx.needs_input_grad[4] else None
         return None, None, None, x_bar, bias_bar, *(gradients[name].to(cores[0].dtype) for name in ctx.names)
+
+
+class _Contracted(torch.autograd.Function):
+    """(generator, names of the cores, x, *cores) -> x @ W.T, in the cores' number type; first derivatives only."""
+
+    @staticmethod
+    def forward(ctx: Any, generator: Generator, names: Sequence[str], x: Tensor, *cores: Tensor) -> Tensor:
+        given = dict(zip(names, cores, strict=True))
+        with without_autocast(x):
+            y, ctx.pull = contracted_vjp(generator, given, x.to(cores[0].dtype))
+        ctx.dtype = x.dtype
+        result: Tensor = y.to(x.dtype)
+        return result
+
+    @staticmethod
+    @first_derivatives
+    def backward(ctx: Any, y_bar: Tensor) -> tuple[Any, ...]:
+        with without_autocast(y_bar):
+            x_bar, gradients = ctx.pull(y_bar)
+        return None, None, x_bar.to(ctx.dtype), *gradients.values()
 
 
 def _parts(x: Tensor, tile: Tensor) -> list[slice]:
