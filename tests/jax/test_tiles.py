@@ -164,11 +164,12 @@ def test_gradients_of_complex_cores_are_jaxs_own(assert_agree):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_short_numbers_are_added_up_over_the_tiles_in_float32(dtype):
-    generator = adntn.TTN((1024, 8), bond=2)  # 512 tiles: in 16 bits, the sum of their shares would stand still
+    generator = adntn.TTN((4096, 8), bond=2)
     cores = generator.init(backend="jax", dtype=dtype)
     x = jnp.asarray(random_array((3, 8)), dtype)
     wide_cores, wide_x = jax.tree.map(lambda array: array.astype("float64"), (cores, x))
-    y_bar = jnp.asarray(np.abs(random_array((3, 1024), 1)), dtype)
+    # so many shares of one sign that a sum in 16 bits would come to a stand
+    y_bar = jnp.sign(generator.weight(wide_cores) @ jnp.ones((8, 3))).T
     tiling = tiles.tiled(generator, 2)
 
     def streamed(cores: dict[str, jax.Array], x: jax.Array) -> jax.Array:
@@ -176,12 +177,13 @@ def test_short_numbers_are_added_up_over_the_tiles_in_float32(dtype):
 
     own, pullback = jax.vjp(jax.jit(streamed), cores, x)
     expected, wide_pullback = jax.vjp(jax.jit(lambda cores, x: x @ generator.weight(cores).T), wide_cores, wide_x)
-    assert own.dtype == dtype
-    assert relative_error(own.astype("float64"), expected) <= 4 * float(jnp.finfo(dtype).eps)
-    found, wanted = pullback(y_bar), wide_pullback(y_bar.astype("float64"))
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+    for one, other in zip(
+        jax.tree.leaves((own, pullback(y_bar.astype(dtype)))),
+        jax.tree.leaves((expected, wide_pullback(y_bar))),
+        strict=True,
+    ):
         assert one.dtype == dtype
-        assert relative_error(one.astype("float64"), other) <= 4 * float(jnp.finfo(dtype).eps)
+        assert relative_error(one.astype("float64"), other) <= 2 * float(jnp.finfo(dtype).eps)
 
 
 def test_what_is_compiled_does_not_grow_with_the_tiles(topology):
