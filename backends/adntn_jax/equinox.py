@@ -18,6 +18,7 @@ from adntn import Generator
 from adntn.backends import Differentiation
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator_of
 from adntn_jax import tiles
+from adntn_jax.again import made_again
 from adntn_jax.differentiate import weight
 from adntn_jax.engines import JAX
 from adntn_jax.generated import checked_dtype, drawn_cores
@@ -100,8 +101,7 @@ class GeneratedLayer(eqx.Module):
             return output
         tiling = tiles.tiled(self.generator)
         if schedule == "recompute" or not self._has_independent_rows:
-            output = jax.checkpoint(lambda cores, x: self._dense(tiles.weight(tiling, cores))(x))(self.cores, x)
-            return output
+            return made_again(lambda cores, x: self._dense(tiles.weight(tiling, cores))(x), self.cores, x)
         product = _skeleton(type(self).dense_kind, (*self._arguments(), ("use_bias", False)))
 
         def rows(tile: jax.Array, x: jax.Array) -> jax.Array:

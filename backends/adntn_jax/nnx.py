@@ -19,6 +19,7 @@ from flax.nnx.nn import dtypes
 from adntn.backends import Differentiation
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator_of
 from adntn_jax import tiles
+from adntn_jax.again import made_again
 from adntn_jax.differentiate import weight
 from adntn_jax.engines import JAX
 from adntn_jax.generated import checked_dtype, drawn_cores
@@ -105,8 +106,7 @@ class GeneratedLayer(nnx.Module):
             def whole(cores: dict[str, jax.Array], inputs: jax.Array) -> Any:
                 return self._dense(_kernel(tiles.weight(tiling, cores)))(inputs, out_sharding=out_sharding)
 
-            output = jax.checkpoint(whole)(self._arrays, inputs)
-            return output
+            return made_again(whole, self._arrays, inputs)
 
         def rows(tile: jax.Array, inputs: jax.Array) -> jax.Array:
             made: jax.Array = self._dense(_kernel(tile), use_bias=False, out_features=tile.shape[0])(inputs)

@@ -18,18 +18,21 @@ import jax.numpy as jnp
 import numpy
 
 from adntn import Generator
-from adntn.arrays import SHORT_DTYPES, Namespace, namespace_of, transposition
+from adntn.arrays import SHORT_DTYPES, namespace_of, transposition
 from adntn.network import SCALE
 from adntn.program.adjoint import Adjoint
 from adntn.program.ir import Tensor
 from adntn.program.lower import row_legs
-from adntn.program.nest import Read
+from adntn.program.nest import Nest, Read
 from adntn.program.run import run
 from adntn.tiling import Plan, Tiling, tiling
+from adntn_jax.again import any_number, made_again
 
 Arrays = Mapping[str, jax.Array]
 #: From a tile of rows of the weight, and x, to these rows of the output.
 Product = Callable[[jax.Array, Any], jax.Array]
+#: From what is carried, a tile and the number of its first row to what is carried on, and what the tile gives.
+OfTile = Callable[[Any, jax.Array, jax.Array], tuple[Any, Any]]
 
 #: About how many numbers a tile has where nobody says: few enough for a processor's cache, enough to be worth a step.
 TILE_SIZE = 2**18
@@ -64,7 +67,45 @@ def weight(tiles: Tiling, cores: Arrays) -> jax.Array:
         tiles: the weight in tiles.
         cores: JAX arrays by name, checked.
     """
-    return streamed(tiles, cores, None, lambda tile, _: tile, tiles.lead)
+    return _weight(tiles, dict(cores))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _weight(tiles: Tiling, cores: Arrays) -> jax.Array:
+    batch, (rows, *columns) = tiles.network.batch, tiles.network.layout.shape
+    lead = () if batch is None else (batch,)
+    padded = jnp.broadcast_to(any_number(cores), (*lead, _padded_rows(tiles), *columns))  # all will be overwritten
+
+    def write(padded: jax.Array, tile: jax.Array, row: jax.Array) -> tuple[jax.Array, None]:
+        return jax.lax.dynamic_update_slice_in_dim(padded, tile, row, tiles.lead), None
+
+    padded, _ = _scan(tiles, cores, write, padded)
+    return jax.lax.slice_in_dim(padded, 0, rows, axis=tiles.lead)
+
+
+def _weight_forward(tiles: Tiling, cores: Arrays) -> tuple[jax.Array, Arrays]:
+    return _weight(tiles, cores), cores
+
+
+def _weight_backward(tiles: Tiling, cores: Arrays, weight_bar: jax.Array) -> tuple[Arrays]:
+    """Return the derivative of the sum of weight_bar W: JAX would carry weight_bar through the scans and copy it."""
+    beyond = _padded_rows(tiles) - weight_bar.shape[tiles.lead]
+    weight_bar = jnp.pad(weight_bar, [(0, beyond if axis == tiles.lead else 0) for axis in range(weight_bar.ndim)])
+
+    def multiply(_: None, tile: jax.Array, row: jax.Array) -> tuple[None, jax.Array]:
+        bar = jax.lax.dynamic_slice_in_dim(weight_bar, row, tiles.nest.tile_rows, tiles.lead)
+        return None, (bar * tile).sum()
+
+    total, pull_back = jax.vjp(lambda cores: _scan(tiles, cores, multiply, None)[1].sum(), cores)
+    gradients: tuple[Arrays] = pull_back(jnp.ones_like(total))
+    return gradients
+
+
+_weight.defvjp(_weight_forward, _weight_backward)
+
+
+def _padded_rows(tiles: Tiling) -> int:
+    return tiles.nest.tile_rows + sum(max(stage.rows) for stage in tiles.nest.stages)
 
 
 def streamed(tiles: Tiling, cores: Arrays, x: Any, product: Product, axis: int) -> jax.Array:
@@ -94,14 +135,10 @@ def streamed(tiles: Tiling, cores: Arrays, x: Any, product: Product, axis: int) 
         return product(tile, jax.tree.map(lambda array, dtype: array.astype(dtype), wide, dtypes))
 
     def made(cores: Arrays, wide: Any) -> jax.Array:
-        computed = {name: _wide(core) for name, core in cores.items()}
-        functions = namespace_of(computed.values())
-        scan = _Scan(tiles, partial(rounded, wide=wide), cores[SCALE].dtype, functions)
-        return _in_row_order(scan.outputs(computed), tiles, axis)
+        _, stacked = _scan(tiles, cores, lambda _, tile, row: (None, rounded(tile, wide)), None)
+        return _in_row_order(stacked, tiles, axis)
 
-    # the head's results are made again as well
-    output: jax.Array = jax.checkpoint(made)(dict(cores), jax.tree.map(_wide, x))
-    return output
+    return made_again(made, dict(cores), jax.tree.map(_wide, x))  # the head's results, too
 
 
 def _wide(array: jax.Array) -> jax.Array:
@@ -129,64 +166,69 @@ def _in_row_order(stacked: jax.Array, tiles: Tiling, axis: int) -> jax.Array:
     return jax.lax.slice_in_dim(output, 0, tiles.network.layout.shape[0], axis=axis)
 
 
+def _scan(tiles: Tiling, cores: Arrays, of_tile: OfTile, carried: Any) -> tuple[Any, Any]:
+    """Return what is carried from tile to tile at the end, and what each gives, stacked in the order of the loops.
+
+    Args:
+        tiles: the weight in tiles.
+        cores: JAX arrays by name.
+        of_tile: from what is carried, a tile and the number of its first row to what is carried on, and what it gives.
+        carried: to the first tile.
+    """
+    computed = {name: _wide(core) for name, core in cores.items()}
+    functions, nest = namespace_of(computed.values()), tiles.nest
+    known = {**computed, **_named(nest.head_adjoint, nest.head.outputs, computed)}
+    whole, pieces = {}, {}
+    for read in nest.reads:
+        if read.cut is None:
+            whole[read.tensor.name] = known[read.source.name]
+        else:
+            pieces[read.tensor.name] = read.cut(known[read.source.name], functions)
+
+    def rounded(carried: Any, state: jax.Array, row: jax.Array) -> tuple[Any, Any]:
+        return of_tile(carried, tiles.assembly.assemble(state, functions).astype(cores[SCALE].dtype), row)
+
+    return _stage(nest, 0, _Outside(whole, pieces, 0), rounded, carried)
+
+
 @dataclass(frozen=True)
-class _Scan:
-    """The loops over the tiles.
+class _Outside:
+    """What a stage finds.
 
     Attributes:
-        tiles: the weight in tiles.
-        of_tile: from a tile to its rows of the output.
-        dtype: the tiles' number type.
-        functions: JAX's, for the number type to compute in.
+        made: what was read whole, and what the loops around it made.
+        pieces: of what is cut, those that are left.
+        row: the first row so far.
     """
 
-    tiles: Tiling
-    of_tile: Callable[[jax.Array], jax.Array]
-    dtype: Any
-    functions: Namespace
+    made: Arrays
+    pieces: Arrays
+    row: Any
 
-    def outputs(self, cores: Arrays) -> jax.Array:
-        """Return the output's tiles, stacked in the order of the loops."""
-        nest = self.tiles.nest
-        known = {**cores, **_named(nest.head_adjoint, nest.head.outputs, cores)}
-        whole, pieces = {}, {}
-        for read in nest.reads:
-            if read.cut is None:
-                whole[read.tensor.name] = known[read.source.name]
-            else:
-                pieces[read.tensor.name] = read.cut(known[read.source.name], self.functions)
-        return self._stage(0, whole, pieces)
 
-    def _stage(self, depth: int, made: Arrays, pieces: Arrays) -> jax.Array:
-        """Return the output's tiles from a stage and those inside it.
+def _stage(nest: Nest, depth: int, outside: _Outside, of_tile: OfTile, carried: Any) -> tuple[Any, Any]:
+    """Return what is carried to the end of a stage, and what its tiles give, stacked."""
+    stage = nest.stages[depth]
+    parts = {
+        read.tensor.name: _parts(read, depth, outside.pieces[read.tensor.name])
+        for read in nest.reads
+        if read.cut is not None
+    }
 
-        Args:
-            depth: the stage's number.
-            made: what was read whole, and what the loops around this one made.
-            pieces: of what is cut, those that are left.
-        """
-        nest = self.tiles.nest
-        stage = nest.stages[depth]
-        parts = {
-            read.tensor.name: _parts(read, depth, pieces[read.tensor.name])
-            for read in nest.reads
-            if read.cut is not None
-        }
+    def iteration(carried: Any, scanned: tuple[jax.Array, dict[str, Any]]) -> tuple[Any, Any]:
+        row = outside.row + scanned[0]
+        left = {name: pick(scanned[1][name]) for name, (_, pick) in parts.items()}
+        first = {name: part[0] for name, part in left.items()}  # the only one, once every loop is entered
+        results = _named(stage.adjoint, stage.program.outputs, {**outside.made, **first})
+        if depth < len(nest.stages) - 1:
+            return _stage(nest, depth + 1, _Outside({**outside.made, **results}, left, row), of_tile, carried)
+        return of_tile(carried, results[nest.tile.name], row)
 
-        def iteration(_: None, scanned: dict[str, Any]) -> tuple[None, jax.Array]:
-            left = {name: pick(scanned[name]) for name, (_, pick) in parts.items()}
-            first = {name: part[0] for name, part in left.items()}  # the only one, once every loop is entered
-            results = _named(stage.adjoint, stage.program.outputs, {**made, **first})
-            if depth < len(nest.stages) - 1:
-                return None, self._stage(depth + 1, {**made, **results}, left)
-            tile = self.tiles.assembly.assemble(results[nest.tile.name], self.functions)
-            return None, self.of_tile(tile.astype(self.dtype))
-
-        # inside of a scan the compiler cannot merge what is made again with what was made before
-        again = jax.checkpoint(iteration, prevent_cse=False)
-        _, outputs = jax.lax.scan(again, None, {name: part for name, (part, _) in parts.items()}, length=stage.count)
-        stacked: jax.Array = outputs
-        return stacked
+    # inside of a scan the compiler cannot merge what is made again with what was made before
+    again = jax.checkpoint(iteration, prevent_cse=False)
+    scanned = jnp.asarray(stage.rows, "int32"), {name: part for name, (part, _) in parts.items()}
+    made: tuple[Any, Any] = jax.lax.scan(again, carried, scanned)
+    return made
 
 
 def _parts(read: Read, depth: int, pieces: jax.Array) -> tuple[Any, Callable[[Any], jax.Array]]:

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.extend
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from helpers import generic_cores, in_library, random_array, relative_error
 from jax.sharding import AxisType, PartitionSpec
@@ -127,19 +126,35 @@ def test_second_derivatives_are_those_of_the_whole_weight(assert_agree):
     assert_agree(curvature(streaming(generator)), curvature(reference(generator)))
 
 
+def mesh_of_four(axis: str) -> jax.sharding.Mesh:
+    return jax.make_mesh((4,), (axis,), (AxisType.Auto,), devices=jax.devices("cpu")[:4])
+
+
 @pytest.mark.usefixtures("x64")
 def test_data_sharded_over_devices_gives_the_same_gradients(generator, assert_agree):
-    mesh = jax.make_mesh((4,), ("data",), (AxisType.Auto,), devices=jax.devices("cpu")[:4])
     everywhere, split = PartitionSpec(), PartitionSpec("data")
     loss = streaming(generator)
 
     @jax.jit
-    @partial(jax.shard_map, mesh=mesh, in_specs=(everywhere, split), out_specs=(everywhere, split))
+    @partial(jax.shard_map, mesh=mesh_of_four("data"), in_specs=(everywhere, split), out_specs=(everywhere, split))
     def gradients(cores: dict[str, jax.Array], x: jax.Array) -> Any:
         return jax.grad(lambda cores, x: jax.lax.psum(loss(cores, x), "data"), argnums=(0, 1))(cores, x)
 
     expected = jax.jit(jax.grad(reference(generator), argnums=(0, 1)))(double(generator), inputs(generator))
     assert_agree(gradients(double(generator), inputs(generator)), expected)
+
+
+@pytest.mark.usefixtures("x64")
+def test_experts_sharded_over_devices_are_generated_where_they_live(assert_agree):
+    whole, part = (adntn.TTN((4, 6), bond=2, batch=batch) for batch in (8, 2))
+    split = PartitionSpec("expert")
+    weight = partial(tiles.weight, tiles.tiled(part, 2))
+    sharded = jax.shard_map(weight, mesh=mesh_of_four("expert"), in_specs=split, out_specs=split)
+    own, expected = (
+        jax.jit(jax.value_and_grad(lambda cores, make=make: (make(cores) ** 3).sum()))(double(whole))
+        for make in (sharded, whole.weight)
+    )
+    assert_agree(own, expected)
 
 
 @pytest.mark.usefixtures("x64")
@@ -212,17 +227,51 @@ def test_neither_the_weight_nor_a_tile_for_each_example_exists(topology):
         assert max(sizes) == largest
 
 
+def bytes_of_gradient(loss: Callable[..., jax.Array], *arguments: Any) -> int:
+    """What the compiled gradient takes beside its arguments and results."""
+    compiled = jax.jit(jax.grad(loss, argnums=tuple(range(len(arguments))))).lower(*arguments).compile()
+    size: int = compiled.memory_analysis().temp_size_in_bytes
+    return size
+
+
 def test_a_streamed_layers_gradient_takes_less_than_a_quarter_of_the_weight():
     generator = adntn.TTN((1024, 1024), bond=2, activation="tanh")
     cores, x = generator.init(backend="jax"), jnp.ones((16, 1024))
     size = 4 * 1024 * 1024
+    assert bytes_of_gradient(streaming(generator, 16), cores, x) < size / 4
+    assert bytes_of_gradient(reference(generator), cores, x) > size
 
-    def bytes_of(loss: Callable[..., jax.Array]) -> int:
-        compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(cores, x).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
 
-    assert bytes_of(streaming(generator, 16)) < size / 4
-    assert bytes_of(reference(generator)) > size
+@pytest.mark.parametrize("schedule", ["recompute", "stream"])
+def test_layers_one_after_another_keep_nothing_of_their_weights(schedule):
+    equinox = pytest.importorskip("equinox")
+    from adntn_jax.equinox import Linear  # noqa: PLC0415 (may be missing)
+
+    def size(count: int) -> int:
+        keys = jax.random.split(jax.random.key(0), count)
+        layers = [Linear(512, 512, key=key, schedule=schedule) for key in keys]
+        arrays, static = equinox.partition(layers, equinox.is_array)
+
+        def loss(arrays: Any, x: jax.Array) -> jax.Array:
+            for layer in equinox.combine(arrays, static):
+                x = jnp.tanh(jax.vmap(layer)(x))
+            return (x**2).sum()
+
+        return bytes_of_gradient(loss, arrays, jnp.ones((8, 512)))
+
+    assert size(3) < size(1) + 4 * 512 * 512 / 4
+
+
+@pytest.mark.usefixtures("x64")
+def test_what_accelerators_compile_gives_the_same_numbers(generator, monkeypatch, assert_agree):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # which heeds barriers, so that there is no condition
+    program = jax.make_jaxpr(jax.grad(streaming(generator)))(double(generator), inputs(generator))
+    assert "cond" not in {equation.primitive.name for equation in equations(program.jaxpr)}
+    own, expected = (
+        jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(double(generator), inputs(generator))
+        for loss in (streaming(generator), reference(generator))
+    )
+    assert_agree(own, expected)
 
 
 def equations(jaxpr: jax.extend.core.Jaxpr):
