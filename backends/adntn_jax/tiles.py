@@ -1,8 +1,9 @@
 """A weight in tiles of rows under JAX: scans over the loops of a nest, as `program.tiles` runs it where arrays change.
 
 What is kept for the backward pass are the cores and x. It makes each tile again, and takes the library's adjoint of the
-stage that made it; the scans, their accumulators and what becomes of a tile are differentiated by JAX. So a layer that
-is mapped over a batch still has one tile for all examples, forward and backward.
+stage that made it; the scans, their accumulators and what becomes of a tile are differentiated by JAX. A derivative of
+our own for all of it would be mapped over a batch as a whole, with a tile's adjoint for each example; so there is one
+for all of them.
 """
 
 from __future__ import annotations
@@ -48,7 +49,12 @@ def tiled(generator: Generator, tile_rows: int | None = None) -> Tiling:
     Args:
         generator: what is generated.
         tile_rows: about how many rows a tile has; None for tiles of about 2**18 numbers.
+
+    Raises:
+        ValueError: if a tile would have no rows.
     """
+    if tile_rows is not None and tile_rows < 1:
+        raise ValueError(f"tile_rows must be at least 1, or None, got {tile_rows}")
     size = generator.fan_in * (generator.network.batch or 1)
     rows = max(1, TILE_SIZE // size) if tile_rows is None else tile_rows
     return tiling(generator.network, generator.paths, Plan(rows))
@@ -125,7 +131,7 @@ def streamed(tiles: Tiling, cores: Arrays, x: Any, product: Product, axis: int) 
         cores: JAX arrays by name, checked.
         x: what a tile is multiplied by: an array, or a tree of arrays.
         product: from a tile, of shape (tile rows, ...) and the cores' number type, and x to the tile's rows of the
-            output; what it differentiates by has to come through x. It also gets rows beyond the last one.
+            output. It also gets rows beyond the last one, whose output is dropped.
         axis: the axis of the output that counts the rows.
     """
     dtypes = jax.tree.map(lambda array: array.dtype, x)

@@ -227,6 +227,11 @@ def test_neither_the_weight_nor_a_tile_for_each_example_exists(topology):
         assert max(sizes) == largest
 
 
+def test_tiles_without_rows_are_refused(generator):
+    with pytest.raises(ValueError, match="tile_rows must be at least 1, or None, got 0"):
+        tiles.tiled(generator, 0)
+
+
 def bytes_of_gradient(loss: Callable[..., jax.Array], *arguments: Any) -> int:
     """What the compiled gradient takes beside its arguments and results."""
     compiled = jax.jit(jax.grad(loss, argnums=tuple(range(len(arguments))))).lower(*arguments).compile()
