@@ -17,9 +17,12 @@ import jax
 from adntn import Generator
 from adntn.backends import Differentiation
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator_of
-from adntn_jax.differentiate import path_of, weight
+from adntn_jax import tiles
+from adntn_jax.again import made_again
+from adntn_jax.differentiate import weight
 from adntn_jax.engines import JAX
 from adntn_jax.generated import checked_dtype, drawn_cores
+from adntn_jax.schedule import Schedule, checked_options, chosen
 
 __all__ = ["Conv1d", "Conv2d", "Conv3d", "GeneratedLayer", "Linear"]
 
@@ -38,6 +41,8 @@ class GeneratedLayer(eqx.Module):
         generator: makes the weight, of shape `generator.shape`.
         differentiation: "native" or "adjoint".
         engine: the array library that generates the weight.
+        schedule: how much of the weight exists, and when.
+        memory_limit: bytes to choose the schedule by, or None.
     """
 
     #: The dense layer that this one stands for, and the arguments that both are built with (also their attributes).
@@ -50,6 +55,8 @@ class GeneratedLayer(eqx.Module):
     generator: Generator = eqx.field(static=True, repr=False)
     differentiation: Differentiation = eqx.field(static=True)
     engine: str = eqx.field(static=True)
+    schedule: Schedule = eqx.field(static=True)
+    memory_limit: int | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -61,6 +68,8 @@ class GeneratedLayer(eqx.Module):
         differentiation: Differentiation | None,
         engine: str,
         std: float | None,
+        schedule: Schedule,
+        memory_limit: int | None,
     ) -> None:
         """Build the layer that stands for `dense_kind(**arguments)`."""
         build, number = type(self).dense_kind, checked_dtype(dtype)
@@ -68,8 +77,8 @@ class GeneratedLayer(eqx.Module):
         for name in self.dense_arguments:
             setattr(self, name, getattr(dense, name))
         self.topology, self.generator = topology, generator_of(topology, dense.weight.shape)
-        self.differentiation = path_of(differentiation, engine)
-        self.engine = engine
+        self.differentiation = checked_options(schedule, memory_limit, differentiation, engine)
+        self.engine, self.schedule, self.memory_limit = engine, schedule, memory_limit
         start = 1.0 / math.sqrt(3 * self.generator.fan_in) if std is None else std
         self.cores = drawn_cores(self.generator, jax.random.split(key)[0], number, start)
         self.bias = None if dense.bias is None else _dense_bias(build, self._arguments(), number, key)
@@ -81,13 +90,35 @@ class GeneratedLayer(eqx.Module):
 
     def to_dense(self) -> Any:
         """Return the layer of `equinox.nn` with this weight and bias."""
-        dense = _skeleton(type(self).dense_kind, self._arguments())
-        return eqx.tree_at(lambda dense: (dense.weight, dense.bias), dense, (self.weight, self.bias), is_leaf=_is_none)
+        return self._dense(self.weight)
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         """Return the dense layer's output for one example; use `jax.vmap` for a batch, as in `equinox.nn`."""
-        output: jax.Array = self.to_dense()(x, key=key)
-        return output
+        output: jax.Array
+        schedule = chosen(self.schedule)
+        if schedule == "materialise":
+            output = self.to_dense()(x, key=key)
+            return output
+        tiling = tiles.tiled(self.generator)
+        if schedule == "recompute" or not self._has_independent_rows:
+            return made_again(lambda cores, x: self._dense(tiles.weight(tiling, cores))(x), self.cores, x)
+        product = _skeleton(type(self).dense_kind, (*self._arguments(), ("use_bias", False)))
+
+        def rows(tile: jax.Array, x: jax.Array) -> jax.Array:
+            made: jax.Array = eqx.tree_at(lambda dense: dense.weight, product, tile)(x)
+            return made
+
+        output = tiles.streamed(tiling, self.cores, x, rows, axis=0)
+        return output if self.bias is None else output + self.bias
+
+    @property
+    def _has_independent_rows(self) -> bool:
+        """Whether some rows of the weight are the weight of a dense layer with fewer outputs."""
+        return self.generator.shape[0] > 1 and getattr(self, "groups", 1) == 1
+
+    def _dense(self, weight: jax.Array) -> Any:
+        dense = _skeleton(type(self).dense_kind, self._arguments())
+        return eqx.tree_at(lambda dense: (dense.weight, dense.bias), dense, (weight, self.bias), is_leaf=_is_none)
 
     def _arguments(self) -> Arguments:
         return tuple((name, getattr(self, name)) for name in self.dense_arguments)
@@ -124,6 +155,10 @@ class Linear(GeneratedLayer):
         differentiation: "native", JAX's own, or "adjoint", the library's; see `adntn_jax.weight`.
         engine: the array library that generates the weight; see `adntn_jax.weight`.
         std: the start's standard deviation; None takes that of `equinox.nn`, 1 / sqrt(3 fan in).
+        schedule: "materialise" makes the weight and keeps it for the backward pass; "recompute" keeps the cores and
+            makes it again; "stream" never makes more of it, or of its gradient, than a tile of output rows, and where
+            rows do not stand for themselves (grouped convolutions) recomputes. "auto" chooses.
+        memory_limit: bytes that "auto" may take, or None.
 
     Raises:
         TypeError, ValueError: from Equinox, the topology or the options, for what they do not accept.
@@ -148,6 +183,8 @@ class Linear(GeneratedLayer):
         differentiation: Differentiation | None = None,
         engine: str = JAX,
         std: float | None = None,
+        schedule: Schedule = "auto",
+        memory_limit: int | None = None,
     ) -> None:
         arguments = {"in_features": in_features, "out_features": out_features, "use_bias": use_bias}
         super().__init__(
@@ -158,6 +195,8 @@ class Linear(GeneratedLayer):
             differentiation=differentiation,
             engine=engine,
             std=std,
+            schedule=schedule,
+            memory_limit=memory_limit,
         )
 
 
@@ -204,6 +243,8 @@ class _Convolution(GeneratedLayer):
         differentiation: Differentiation | None = None,
         engine: str = JAX,
         std: float | None = None,
+        schedule: Schedule = "auto",
+        memory_limit: int | None = None,
     ) -> None:
         given = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, use_bias, padding_mode)
         super().__init__(
@@ -214,6 +255,8 @@ class _Convolution(GeneratedLayer):
             differentiation=differentiation,
             engine=engine,
             std=std,
+            schedule=schedule,
+            memory_limit=memory_limit,
         )
 
 

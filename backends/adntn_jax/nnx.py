@@ -18,9 +18,12 @@ from flax.nnx.nn import dtypes
 
 from adntn.backends import Differentiation
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator_of
-from adntn_jax.differentiate import path_of, weight
+from adntn_jax import tiles
+from adntn_jax.again import made_again
+from adntn_jax.differentiate import weight
 from adntn_jax.engines import JAX
 from adntn_jax.generated import checked_dtype, drawn_cores
+from adntn_jax.schedule import Schedule, checked_options, chosen
 
 __all__ = ["Conv", "GeneratedLayer", "Linear"]
 
@@ -40,10 +43,15 @@ class GeneratedLayer(nnx.Module):
         generator: makes the weight, of shape `generator.shape`.
         differentiation: "native" or "adjoint".
         engine: the array library that generates the weight.
+        schedule: how much of the weight exists, and when.
+        memory_limit: bytes to choose the schedule by, or None.
     """
 
     #: The dense layer that this one stands for.
     dense_kind: ClassVar[Callable[..., nnx.Module]]
+
+    dtype: Any
+    promote_dtype: Callable[..., Any]
 
     def __init__(
         self,
@@ -56,17 +64,19 @@ class GeneratedLayer(nnx.Module):
         differentiation: Differentiation | None,
         engine: str,
         std: float | None,
+        schedule: Schedule,
+        memory_limit: int | None,
     ) -> None:
         """Build the layer that stands for `dense_kind(**arguments)`; every argument becomes an attribute."""
         number = checked_dtype(arguments["param_dtype"])
         for name, value in arguments.items():
             setattr(self, name, value)
         self.dense_arguments = tuple(arguments)
-        dense: Any = nnx.eval_shape(lambda: self._dense(nnx.initializers.zeros, nnx.initializers.zeros))
+        dense: Any = nnx.eval_shape(lambda: self._built(nnx.initializers.zeros, nnx.initializers.zeros))
         *rest, inputs, outputs = dense.kernel.shape
         self.topology, self.generator = topology, generator_of(topology, (outputs, inputs, *rest))
-        self.differentiation = path_of(differentiation, engine)
-        self.engine = engine
+        self.differentiation = checked_options(schedule, memory_limit, differentiation, engine)
+        self.engine, self.schedule, self.memory_limit = engine, schedule, memory_limit
         start = 1.0 / math.sqrt(self.generator.fan_in) if std is None else std
         drawn = drawn_cores(self.generator, rngs.params(), number, start)
         self.cores = nnx.Dict({name: nnx.Param(core) for name, core in drawn.items()})
@@ -77,23 +87,59 @@ class GeneratedLayer(nnx.Module):
     @property
     def kernel(self) -> jax.Array:
         """The generated kernel, computed anew on every access; differentiable with respect to the cores."""
-        cores = {name: core[...] for name, core in self.cores.items()}
-        made = weight(self.generator, cores, self.differentiation, self.engine)
-        return jnp.transpose(made, (*range(2, made.ndim), 1, 0))
+        return _kernel(weight(self.generator, self._arrays, self.differentiation, self.engine))
 
     def to_dense(self) -> Any:
         """Return the layer of `flax.nnx` with this kernel and bias."""
-        kernel, bias = self.kernel, self.bias
-        return self._dense(lambda *_: kernel, lambda *_: bias[...])
+        return self._dense(self.kernel)
 
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
         """Return the dense layer's output."""
-        output: jax.Array = self.to_dense()(inputs, out_sharding=out_sharding)
+        output: jax.Array
+        schedule = chosen(self.schedule)
+        if schedule == "materialise":
+            output = self.to_dense()(inputs, out_sharding=out_sharding)
+            return output
+        tiling = tiles.tiled(self.generator)
+        if schedule == "recompute" or out_sharding is not None or not self._has_independent_rows:
+
+            def whole(cores: dict[str, jax.Array], inputs: jax.Array) -> Any:
+                return self._dense(_kernel(tiles.weight(tiling, cores)))(inputs, out_sharding=out_sharding)
+
+            return made_again(whole, self._arrays, inputs)
+
+        def rows(tile: jax.Array, inputs: jax.Array) -> jax.Array:
+            made: jax.Array = self._dense(_kernel(tile), use_bias=False, out_features=tile.shape[0])(inputs)
+            return made
+
+        output = tiles.streamed(tiling, self._arrays, inputs, rows, axis=inputs.ndim - 1)
+        if self.bias is None:
+            return output
+        bias = self.bias[...]
+        _, _, promoted = self.promote_dtype((inputs, bias, bias), dtype=self.dtype)  # the kernel has the bias's type
+        output += promoted
         return output
 
-    def _dense(self, kernel_init: Callable[..., jax.Array], bias_init: Callable[..., jax.Array]) -> nnx.Module:
-        arguments = {name: getattr(self, name) for name in self.dense_arguments}
+    @property
+    def _arrays(self) -> dict[str, jax.Array]:
+        return {name: core[...] for name, core in self.cores.items()}
+
+    @property
+    def _has_independent_rows(self) -> bool:
+        """Whether some outputs' part of the kernel is the kernel of a dense layer with fewer outputs."""
+        return getattr(self, "feature_group_count", 1) == 1 and getattr(self, "mask", None) is None
+
+    def _dense(self, kernel: Any, **changed: Any) -> Any:
+        return self._built(lambda *_: kernel, lambda *_: self.bias[...], **changed)
+
+    def _built(self, kernel_init: Callable[..., Any], bias_init: Callable[..., Any], **changed: Any) -> nnx.Module:
+        arguments = {name: getattr(self, name) for name in self.dense_arguments} | changed
         return type(self).dense_kind(**arguments, kernel_init=kernel_init, bias_init=bias_init, rngs=nnx.Rngs(0))
+
+
+def _kernel(weight: jax.Array) -> jax.Array:
+    """Return a weight of shape (out, in, ...) as a kernel of shape (..., in, out)."""
+    return jnp.transpose(weight, (*range(2, weight.ndim), 1, 0))
 
 
 class Linear(GeneratedLayer):
@@ -111,6 +157,11 @@ class Linear(GeneratedLayer):
         differentiation: "native", JAX's own, or "adjoint", the library's; see `adntn_jax.weight`.
         engine: the array library that generates the weight; see `adntn_jax.weight`.
         std: the start's standard deviation; None takes that of `flax.nnx`, 1 / sqrt(fan in).
+        schedule: "materialise" makes the weight and keeps it for the backward pass; "recompute" keeps the cores and
+            makes it again; "stream" never makes more of it, or of its gradient, than a tile of output rows, and where
+            rows do not stand for themselves (grouped or masked convolutions, an `out_sharding`) recomputes. "auto"
+            chooses.
+        memory_limit: bytes that "auto" may take, or None.
 
     Raises:
         TypeError, ValueError: from NNX, the topology or the options, for what they do not accept.
@@ -137,6 +188,8 @@ class Linear(GeneratedLayer):
         differentiation: Differentiation | None = None,
         engine: str = JAX,
         std: float | None = None,
+        schedule: Schedule = "auto",
+        memory_limit: int | None = None,
     ) -> None:
         arguments = {
             "in_features": in_features,
@@ -158,6 +211,8 @@ class Linear(GeneratedLayer):
             differentiation=differentiation,
             engine=engine,
             std=std,
+            schedule=schedule,
+            memory_limit=memory_limit,
         )
 
 
@@ -200,6 +255,8 @@ class Conv(GeneratedLayer):
         differentiation: Differentiation | None = None,
         engine: str = JAX,
         std: float | None = None,
+        schedule: Schedule = "auto",
+        memory_limit: int | None = None,
     ) -> None:
         arguments = {
             "in_features": in_features,
@@ -228,4 +285,6 @@ class Conv(GeneratedLayer):
             differentiation=differentiation,
             engine=engine,
             std=std,
+            schedule=schedule,
+            memory_limit=memory_limit,
         )

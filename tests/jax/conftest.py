@@ -14,13 +14,50 @@ jax = pytest.importorskip("jax")
 
 jax.config.update("jax_num_cpu_devices", 4)  # for shard_map; only possible before JAX computes anything
 
-import adntn_jax  # noqa: E402
+import adntn_jax.tiles  # noqa: E402
 
 
 @pytest.fixture(params=LAYER_TOPOLOGIES.values(), ids=LAYER_TOPOLOGIES.keys())
 def topology(request: pytest.FixtureRequest) -> adntn_jax.TopologyOptions:
     options: adntn_jax.TopologyOptions = request.param
     return options
+
+
+#: How layers compute and who differentiates them: all that goes together.
+WAYS: dict[str, dict[str, str]] = {
+    "materialise, native": {"schedule": "materialise", "differentiation": "native"},
+    "materialise, adjoint": {"schedule": "materialise", "differentiation": "adjoint"},
+    "recompute": {"schedule": "recompute"},
+    "stream": {"schedule": "stream", "differentiation": "adjoint"},
+}
+#: Keywords of layers, the error and what it says.
+WRONG_SCHEDULES: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"schedule": "steam"}, ValueError, "one of auto, materialise, recompute, stream, contract, got 'steam'"),
+    ({"schedule": "stream", "differentiation": "native"}, ValueError, "\"native\", got 'stream'"),
+    ({"schedule": "recompute", "engine": "numpy"}, ValueError, "the engine 'numpy', got 'recompute'"),
+    ({"schedule": "contract"}, NotImplementedError, "contract"),
+    ({"memory_limit": 0}, ValueError, "memory_limit must be a positive number of bytes, or None, got 0"),
+    ({"memory_limit": "1 GiB"}, ValueError, "got '1 GiB'"),
+]
+
+
+@pytest.fixture(params=WAYS.values(), ids=WAYS.keys())
+def way(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Each schedule of a layer with each path of differentiation that it has."""
+    keywords: dict[str, str] = request.param
+    return keywords
+
+
+@pytest.fixture(params=WRONG_SCHEDULES, ids=lambda row: str(row[0]))
+def wrong_schedule(request: pytest.FixtureRequest) -> tuple[dict[str, Any], type[Exception], str]:
+    row: tuple[dict[str, Any], type[Exception], str] = request.param
+    return row
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of few rows, of which small layers have several."""
+    monkeypatch.setattr(adntn_jax.tiles, "TILE_SIZE", 64)
 
 
 @pytest.fixture(autouse=True, scope="module")

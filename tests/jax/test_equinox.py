@@ -22,6 +22,7 @@ KEY = jax.random.key(0)
 LAYERS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "Linear": ("Linear", {"in_features": 30, "out_features": 23}, (30,)),
     "Linear, from a scalar": ("Linear", {"in_features": "scalar", "out_features": 8, "use_bias": False}, ()),
+    "Linear, to a scalar": ("Linear", {"in_features": 30, "out_features": "scalar"}, (30,)),
     "Conv1d, dilated": ("Conv1d", {"in_channels": 4, "out_channels": 6, "kernel_size": 3, "dilation": 2}, (4, 16)),
     "Conv2d, groups": (
         "Conv2d",
@@ -37,19 +38,19 @@ LAYERS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("x64", "small_tiles")
 @pytest.mark.parametrize(("kind", "arguments", "shape"), LAYERS.values(), ids=LAYERS.keys())
-def test_outputs_and_gradients_are_the_dense_layers(kind, arguments, shape, differentiation, assert_agree):
-    layer = getattr(generated, kind)(**arguments, key=KEY, differentiation=differentiation)
+def test_outputs_and_gradients_are_the_dense_layers(kind, arguments, shape, way, assert_agree):
+    layer = getattr(generated, kind)(**arguments, key=KEY, **way)
     cores = {name: np.asarray(core) for name, core in layer.cores.items()}
     weight, pullback = layer.generator.vjp(cores)
     dense = getattr(eqx.nn, kind)(**arguments, key=KEY)
     assert dense.weight.dtype == layer.cores["scale"].dtype == "float64"
     dense = eqx.tree_at(lambda dense: dense.weight, dense, jnp.asarray(weight))  # its bias is the layer's: the same key
-    x = jax.random.normal(KEY, shape)
-    squares = eqx.filter_jit(eqx.filter_value_and_grad(lambda layer, x: (jnp.sin(layer(x)) ** 2).sum()))
-    (own, gradient), (expected, reference) = squares(layer, x), squares(dense, x)
-    assert_agree(own, expected)
+    x = jax.random.normal(KEY, (2, *shape))
+    squares = eqx.filter_jit(eqx.filter_value_and_grad(lambda both: (jnp.sin(jax.vmap(both[0])(both[1])) ** 2).sum()))
+    (own, (gradient, x_bar)), (expected, (reference, expected_x_bar)) = squares((layer, x)), squares((dense, x))
+    assert_agree((own, x_bar), (expected, expected_x_bar))
     assert_agree(gradient.bias, reference.bias)
     assert_agree(gradient.cores, pullback(np.asarray(reference.weight)))
     made = eqx.filter_jit(lambda layer: layer.to_dense())(layer)
@@ -99,6 +100,12 @@ def test_wrong_arguments_get_equinoxs_own_errors(kind, arguments):
     ],
 )
 def test_wrong_keywords_are_named(keywords, error, message):
+    with pytest.raises(error, match=message):
+        generated.Linear(16, 8, key=KEY, **keywords)
+
+
+def test_wrong_schedules_are_named(wrong_schedule):
+    keywords, error, message = wrong_schedule
     with pytest.raises(error, match=message):
         generated.Linear(16, 8, key=KEY, **keywords)
 

@@ -51,24 +51,24 @@ LAYERS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
 
 
 @nnx.jit
-def squares(layer: nnx.Module, x: jax.Array) -> tuple[jax.Array, nnx.State]:
-    value_and_gradient = nnx.value_and_grad(lambda layer, x: (jnp.sin(layer(x)) ** 2).sum())
-    value, gradient = value_and_gradient(layer, x)
-    return value, gradient
+def squares(layer: nnx.Module, x: jax.Array) -> tuple[jax.Array, tuple[nnx.State, jax.Array]]:
+    value_and_gradients = nnx.value_and_grad(lambda layer, x: (jnp.sin(layer(x)) ** 2).sum(), argnums=(0, 1))
+    value, gradients = value_and_gradients(layer, x)
+    return value, gradients
 
 
-@pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("x64", "small_tiles")
 @pytest.mark.parametrize(("kind", "arguments", "shape"), LAYERS.values(), ids=LAYERS.keys())
-def test_outputs_and_gradients_are_the_dense_layers(kind, arguments, shape, differentiation, assert_agree):
+def test_outputs_and_gradients_are_the_dense_layers(kind, arguments, shape, way, assert_agree):
     options = {**arguments, "param_dtype": jnp.float64}
-    layer = getattr(generated, kind)(**options, rngs=nnx.Rngs(0), differentiation=differentiation)
+    layer = getattr(generated, kind)(**options, rngs=nnx.Rngs(0), **way)
     weight, pullback = layer.generator.vjp({name: np.asarray(core[...]) for name, core in layer.cores.items()})
     dense = getattr(nnx, kind)(**options, rngs=nnx.Rngs(0))  # its bias is the layer's: the same key
     axes = (*range(2, weight.ndim), 1, 0)
     dense.kernel[...] = jnp.asarray(weight.transpose(axes))
     x = jax.random.normal(jax.random.key(0), shape, "float64")
-    (own, gradient), (expected, reference) = squares(layer, x), squares(dense, x)
-    assert_agree(own, expected)
+    (own, (gradient, x_bar)), (expected, (reference, expected_x_bar)) = squares(layer, x), squares(dense, x)
+    assert_agree((own, x_bar), (expected, expected_x_bar))
     if dense.bias is not None:
         assert_agree(gradient["bias"][...], reference["bias"][...])
     weight_bar = np.asarray(reference["kernel"][...]).transpose(np.argsort(axes))
@@ -81,7 +81,7 @@ def test_signatures_are_nnxs_without_what_is_meant_for_a_stored_kernel(kind):
     own = dict(inspect.signature(getattr(generated, kind).__init__).parameters)
     dense = dict(inspect.signature(getattr(nnx, kind).__init__).parameters)
     assert set(dense) - set(own) == {"kernel_init", "kernel_metadata"}
-    assert set(own) - set(dense) == {"topology", "differentiation", "engine", "std"}
+    assert set(own) - set(dense) == {"topology", "differentiation", "engine", "std", "schedule", "memory_limit"}
     for name in set(own) & set(dense) - {"bias_init"}:
         assert (own[name].kind, own[name].default) == (dense[name].kind, dense[name].default)
     layer = getattr(generated, kind)(4, 6, *([3] if kind == "Conv" else []), rngs=nnx.Rngs(0))
@@ -102,6 +102,12 @@ def test_wrong_keywords_are_named(keywords, error, message):
         generated.Linear(16, 8, rngs=nnx.Rngs(0), **keywords)
 
 
+def test_wrong_schedules_are_named(wrong_schedule):
+    keywords, error, message = wrong_schedule
+    with pytest.raises(error, match=message):
+        generated.Linear(16, 8, rngs=nnx.Rngs(0), **keywords)
+
+
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype")
 def test_double_precision_without_x64_is_refused():
     with pytest.raises(ValueError, match="jax_enable_x64"):
@@ -116,10 +122,15 @@ def test_the_kernel_starts_with_nnxs_deviation():
     assert float(deviation(conv)) == pytest.approx(float(deviation(dense)), rel=0.1)
 
 
-def test_the_computing_number_type_is_nnxs_dtype():
-    layer = generated.Linear(16, 8, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("schedule", ["materialise", "recompute", "stream"])
+def test_the_computing_number_type_is_nnxs_dtype(schedule):
+    layer = generated.Linear(16, 8, dtype=jnp.bfloat16, schedule=schedule, **BIAS, rngs=nnx.Rngs(0))
     assert layer.kernel.dtype == jnp.float32
-    assert layer(jnp.ones((2, 16))).dtype == jnp.bfloat16
+    x = jax.random.normal(jax.random.key(0), (2, 16))
+    y = nnx.jit(lambda layer, x: layer(x))(layer, x)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y, layer.to_dense()(x))
 
 
 def test_the_state_is_the_cores_and_the_bias(assert_agree):
