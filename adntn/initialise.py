@@ -11,19 +11,28 @@ from __future__ import annotations
 import math
 import zlib
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from adntn.activations import IDENTITY
 from adntn.arrays import namespace
+from adntn.machine import machine
 from adntn.network import SCALE, Core, Level, Network
 from adntn.program.ir import Program, Tensor
 from adntn.program.lower import lower_levels
 from adntn.program.run import run
+from adntn.program.schedule import best_plan
+from adntn.tiling import tiling
 
 Array = NDArray[Any]  # of real or complex numbers in double precision
 Cores = dict[str, Array]
+
+#: Weights of more numbers are measured tile by tile.
+WHOLE = 2**24
 
 
 def initial_cores(network: Network, seed: int, deviation: float, *, complex_cores: bool = False) -> Cores:
@@ -76,7 +85,10 @@ def _calibrated(network: Network, cores: Cores, deviation: float) -> Cores:
     state: Array | None = None
     before: Tensor | None = None
     lowered_levels = lower_levels(network)
+    in_tiles = network.layout.size * (network.batch or 1) > WHOLE and len(network.levels) > 1
     for level, lowered in zip(network.levels, lowered_levels, strict=True):
+        if in_tiles and level is network.levels[-1]:
+            return _calibrated_in_tiles(network, cores, _rescalable(network, level, uses), deviation)
         arrays = cores if before is None or state is None else {**cores, before.name: state}
         (block,) = run(Program((), lowered.contractions, (lowered.block,)), arrays, functions)
         rms = _root_mean_square(block, network.batch)
@@ -103,6 +115,49 @@ def _calibrated(network: Network, cores: Cores, deviation: float) -> Cores:
     return cores
 
 
+def _calibrated_in_tiles(network: Network, cores: Cores, names: list[str], deviation: float) -> Cores:
+    """Rescale the last level of a large weight, which is measured tile by tile and never exists as a whole."""
+    last = network.levels[-1]
+    linear = replace(network, levels=(*network.levels[:-1], replace(last, activation=IDENTITY)))
+    functions = namespace("numpy", any(np.iscomplexobj(core) for core in cores.values()))
+    count = 1 if network.batch is None else network.batch
+    dtype = np.result_type(*cores.values())
+    given = {**cores, SCALE: _along_batch(np.ones(count, dtype), network.batch, 1)}
+    plan = best_plan(linear, (), machine("numpy", str(dtype)), dtype.itemsize)
+
+    def measured(change: Callable[[Array], Array]) -> tuple[Array, Array]:
+        """Return mean and RMS of all numbers, for each weight of the batch."""
+        total, squares = np.zeros(count, dtype), np.zeros(count)
+        for _, tile in tiling(linear, (), plan).generate(given):
+            numbers = change(tile.reshape(count, -1))
+            total += np.sum(numbers, axis=1)
+            squares += np.sum(np.abs(numbers) ** 2, axis=1)
+        return total / network.layout.size, (squares / network.layout.size) ** 0.5
+
+    mean, rms = measured(lambda tile: tile)
+    cores = dict(cores)
+    uses = Counter(node.core for node in last.nodes)
+    divisor = np.ones(count)
+    if names and np.all(rms > 0) and np.all(np.isfinite(rms)):
+        divisor = rms
+        share = rms ** (-1.0 / sum(uses[name] for name in names))
+        for name in names:
+            cores[name] = cores[name] * _along_batch(share, network.batch, cores[name].ndim)
+    mean, rms = mean / divisor, rms / divisor
+    if not last.activation.is_identity:
+        mean, rms = measured(lambda tile: last.activation.function(functions, tile / divisor[:, np.newaxis]))
+        odd = [name for name in names if uses[name] % 2]
+        dead = rms == 0
+        if odd and np.any(dead):  # as for small weights: turn the sign of one core
+            sign = np.where(dead, -1.0, 1.0)
+            cores[odd[0]] = cores[odd[0]] * _along_batch(sign, network.batch, cores[odd[0]].ndim)
+            turned = (sign / divisor)[:, np.newaxis]
+            mean, rms = measured(lambda tile: last.activation.function(functions, tile * turned))
+    spread = np.sqrt(np.maximum(rms**2 - np.abs(mean) ** 2, 0.0))
+    cores[SCALE] = np.asarray(_quotient(deviation, spread, rms, network.batch), dtype=dtype)
+    return cores
+
+
 def _rescalable(network: Network, level: Level, uses: Counter[str]) -> list[str]:
     """Return the level's cores that no other level shares; disentanglers keep their identity."""
     here = Counter(node.core for node in level.nodes)
@@ -123,7 +178,10 @@ def _along_batch(numbers: Array, batch: int | None, rank: int) -> Array:
 def _scale(weight: Array, batch: int | None, deviation: float) -> Array:
     """Return s; a weight that is constant (its deviation is nothing but rounding) is scaled by its RMS instead."""
     rows = weight.reshape(1 if batch is None else batch, -1)
-    spread, rms = np.std(rows, axis=1), _root_mean_square(weight, batch)
+    return _quotient(deviation, np.std(rows, axis=1), _root_mean_square(weight, batch), batch)
+
+
+def _quotient(deviation: float, spread: Array, rms: Array, batch: int | None) -> Array:
     measured = np.where(spread > 1e-6 * rms, spread, rms)
     scale: Array = deviation / np.where(measured > 0, measured, 1.0)
     return scale if batch is not None else scale.reshape(())
