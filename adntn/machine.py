@@ -83,7 +83,7 @@ class Machine:
 
 #: Where nothing has been measured: a server's processor with two cores, and an NVIDIA H100.
 DEFAULT = Machine(
-    operations=1e11, bandwidth=1e10, cached_bandwidth=5e10, overhead=5e-6, tanh=2e9, cache_bytes=1024 * 1024
+    operations=3e11, bandwidth=2.5e10, cached_bandwidth=7e10, overhead=1e-6, tanh=5e9, cache_bytes=2 * 1024 * 1024
 )
 DEFAULT_GPU = Machine(
     operations=5e13, bandwidth=2e12, cached_bandwidth=5e12, overhead=8e-6, tanh=1e12, cache_bytes=16 * 1024 * 1024

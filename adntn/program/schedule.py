@@ -32,11 +32,13 @@ SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 
 #: The most numbers that a result in between holds where x is contracted in slabs of rows.
 LARGEST = 2**19
-#: Seconds that running a step takes beyond the array library's own call.
-STEP = 8e-6
+#: Seconds that running a step takes beyond the array library's own call: Python, and threads that meet.
+STEP = 2e-5
+#: Products of small matrices reach about so much of the speed at which large arrays are copied in the cache.
+SMALL = 0.6
 #: Inputs of groups of cores, and sizes of tiles as shares of what fits into the cache, that are tried.
-GROUP_INPUTS = (4, 8, 16, 32, 64)
-TILE_SHARES = (0.25, 1.0, 4.0)
+GROUP_INPUTS = (8, 16, 32, 64)
+TILE_SHARES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -353,6 +355,8 @@ def program_seconds(program: Program, machine: Machine, itemsize: int) -> float:
     for step in program.steps:
         moved = sum(tensor.size for tensor in (*step.inputs, step.out)) * itemsize
         in_cache = moved <= 3 * machine.cache_bytes
+        if in_cache:
+            moved = round(moved / SMALL)
         if isinstance(step, Contract):
             total += machine.seconds(step_operations(step), moved, 1, in_cache)
         else:
