@@ -34,7 +34,9 @@ SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 LARGEST = 2**19
 #: Seconds that running a step takes beyond the array library's own call: Python, and threads that meet.
 STEP = 2e-5
-#: Products of small matrices reach about so much of the speed at which large arrays are copied in the cache.
+#: A product with a tile of m rows takes 1 + EDGE / m times what its operations take at best.
+EDGE = 16
+#: Products of small matrices move numbers at about so much of the speed of a copy.
 SMALL = 0.6
 #: Inputs of groups of cores, and sizes of tiles as shares of what fits into the cache, that are tried.
 GROUP_INPUTS = (8, 16, 32, 64)
@@ -289,6 +291,7 @@ class _Tiled:
         """Time of one product of the weight, or of its tiles, with all rows."""
         task = self.task
         operations = 2 * task.rows * task.out_features * task.in_features
+        operations *= 1 + EDGE * tiles / task.out_features
         vectors = task.rows * (task.in_features * tiles + task.out_features) * task.itemsize
         return self._seconds(operations / tiles, (vectors + task.weight_bytes) / tiles) * tiles
 
@@ -355,8 +358,7 @@ def program_seconds(program: Program, machine: Machine, itemsize: int) -> float:
     for step in program.steps:
         moved = sum(tensor.size for tensor in (*step.inputs, step.out)) * itemsize
         in_cache = moved <= 3 * machine.cache_bytes
-        if in_cache:
-            moved = round(moved / SMALL)
+        moved = round(moved / SMALL)
         if isinstance(step, Contract):
             total += machine.seconds(step_operations(step), moved, 1, in_cache)
         else:
