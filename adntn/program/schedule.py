@@ -290,8 +290,8 @@ class _Tiled:
     def _product(self, tiles: int) -> float:
         """Time of one product of the weight, or of its tiles, with all rows."""
         task = self.task
-        operations = 2 * task.rows * task.out_features * task.in_features
-        operations *= 1 + EDGE * tiles / task.out_features
+        edges = 1 + EDGE * tiles / task.out_features
+        operations = 2 * task.rows * task.out_features * task.in_features * edges
         vectors = task.rows * (task.in_features * tiles + task.out_features) * task.itemsize
         return self._seconds(operations / tiles, (vectors + task.weight_bytes) / tiles) * tiles
 
