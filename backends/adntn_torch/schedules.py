@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from adntn import Generator
+from adntn.arrays import dtype_name
 from adntn.streaming import stream, stream_back
 from adntn.tiling import Tiling
 from adntn_torch.differentiate import first_derivatives, without_autocast
@@ -27,17 +28,26 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
-def autocasted(x: Tensor) -> Tensor:
-    """Return x in the number type in which autocast has products computed."""
-    kind = x.device.type
-    if x.dtype != torch.float32 or not torch.is_autocast_enabled(kind):
-        return x
-    return x.to(torch.get_autocast_dtype(kind))
+def multiplied_in(tensor: Tensor) -> torch.dtype:
+    """Return the number type in which torch multiplies a tensor: autocast, where it is on, has one."""
+    kind, own = tensor.device.type, tensor.dtype
+    casts = own.is_floating_point and own != torch.float64 and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if casts else own
 
 
-def recomputed(product: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return product(x), of which nothing but x is kept: it is run again in the backward pass."""
-    result: Tensor = checkpoint(product, x, use_reentrant=False, preserve_rng_state=False)
+def recomputed(product: Callable[[Tensor], Tensor], x: Tensor, cores: Mapping[str, Tensor]) -> Tensor:
+    """Return product(x), of which nothing but x is kept: it is run again, with the same cores, in the backward pass."""
+    versions = [core._version for core in cores.values()]
+
+    def checked(x: Tensor) -> Tensor:
+        if [core._version for core in cores.values()] != versions:  # what torch says of tensors that it has saved
+            raise RuntimeError(
+                "the cores have been modified by an inplace operation since the forward pass;"
+                ' schedule="recompute" needs them in the backward pass as they were'
+            )
+        return product(x)
+
+    result: Tensor = checkpoint(checked, x, use_reentrant=False, preserve_rng_state=False)
     return result
 
 
@@ -45,7 +55,7 @@ def streamed_linear(
     generator: Generator, tiles: Tiling, cores: Mapping[str, Tensor], x: Tensor, bias: Tensor | None
 ) -> Tensor:
     """Return x @ W.T + bias for x of shape (..., in); neither W nor dL/dW ever exists."""
-    return _apply(_StreamedLinear, generator, tiles, autocasted(x), bias, cores)
+    return _apply(_StreamedLinear, generator, tiles, x, bias=bias, cores=cores)
 
 
 def streamed_convolution(
@@ -58,13 +68,23 @@ def streamed_convolution(
     convolve: Product,
 ) -> Tensor:
     """Return the convolution, made for some output channels and some examples at a time; there is one group only."""
-    return _apply(_StreamedConvolution, (generator, convolve), tiles, autocasted(x), bias, cores)
+    return _apply(_StreamedConvolution, (generator, convolve), tiles, x, bias=bias, cores=cores)
 
 
-def _apply(function: type[torch.autograd.Function], what: Any, tiles: Tiling, *others: Any) -> Tensor:
-    *tensors, cores = others
-    arrays = (cores[name] for name in cores)
-    result: Tensor = function.apply(what, tiles, tuple(cores), *tensors, *arrays)  # type: ignore[no-untyped-call]
+def _apply(
+    function: type[torch.autograd.Function],
+    what: Any,
+    tiles: Tiling,
+    x: Tensor,
+    *,
+    bias: Tensor | None,
+    cores: Mapping[str, Tensor],
+) -> Tensor:
+    wanted = multiplied_in(next(iter(cores.values())))
+    if multiplied_in(x) != wanted:  # torch's products refuse to mix number types too
+        raise RuntimeError(f"x must be {dtype_name(next(iter(cores.values())))} as the cores are, got {dtype_name(x)}")
+    given = what, tiles, tuple(cores), x.to(wanted), bias, *cores.values()
+    result: Tensor = function.apply(*given)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -74,7 +94,8 @@ class _Streamed(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         what, tiles, names, x, bias, *cores = inputs
-        ctx.what, ctx.tiles, ctx.names, ctx.bias = what, tiles, names, bias
+        ctx.what, ctx.tiles, ctx.names = what, tiles, names
+        ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.save_for_backward(x, *cores)
 
 
@@ -101,7 +122,7 @@ class _StreamedLinear(_Streamed):
         x_bar = torch.zeros_like(rows) if ctx.needs_input_grad[3] else None
         with without_autocast(x):
             gradients = stream_back(ctx.tiles, prepared, rows, rows_bar, x_bar)
-        bias_bar = rows_bar.sum(0).to(ctx.bias.dtype) if ctx.needs_input_grad[4] else None
+        bias_bar = rows_bar.sum(0).to(ctx.bias_dtype) if ctx.needs_input_grad[4] else None
         shaped = None if x_bar is None else x_bar.reshape(x.shape)
         return None, None, None, shaped, bias_bar, *(gradients[name].to(cores[0].dtype) for name in ctx.names)
 
@@ -118,17 +139,13 @@ class _StreamedConvolution(_Streamed):
     ) -> Tensor:
         generator, convolve = what
         _, prepared = generator.prepared(dict(zip(names, cores, strict=True)))
-        y: Tensor | None = None
+        without_data = x.new_empty(generator.shape, device="meta")
+        y = x.new_empty(convolve(x.to("meta"), without_data).shape)
         with without_autocast(x):
             for rows, tile in tiles.generate(prepared):
                 channels = tile.to(x.dtype)
                 for part in _parts(x, tile):
-                    made = convolve(x[part], channels)
-                    if y is None:
-                        y = x.new_empty(len(x), generator.shape[0], *made.shape[2:])
-                    y[part, rows] = made
-        if y is None:  # an empty batch has no part
-            y = convolve(x, x.new_zeros(generator.shape))
+                    y[part, rows] = convolve(x[part], channels)
         if bias is not None:
             y += bias.reshape(-1, *(1,) * (y.dim() - 2))
         return y
@@ -157,7 +174,7 @@ class _StreamedConvolution(_Streamed):
 
         with without_autocast(x):
             gradients = ctx.tiles.pull_back(prepared, adjoint_of)
-        bias_bar = y_bar.sum((0, *range(2, y_bar.dim()))).to(ctx.bias.dtype) if ctx.needs_input_grad[4] else None
+        bias_bar = y_bar.sum((0, *range(2, y_bar.dim()))).to(ctx.bias_dtype) if ctx.needs_input_grad[4] else None
         return None, None, None, x_bar, bias_bar, *(gradients[name].to(cores[0].dtype) for name in ctx.names)
 
 
