@@ -99,8 +99,7 @@ class Linear(GeneratedLayer):
         cores = dict(self.cores.items())
         if choice.taken.schedule == "recompute":
             return recomputed(lambda x: functional.linear(x, *self._weight_and_bias()), x, cores)
-        tiles = tiling(self.generator.network, self.generator.paths, choice.taken.plan)
-        return streamed_linear(self.generator, tiles, cores, x, self.bias)
+        return streamed_linear(self.generator, choice.taken, cores, x, self.bias)
 
 
 class _Convolution(GeneratedLayer):

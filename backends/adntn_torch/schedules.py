@@ -2,11 +2,18 @@
 
 See `adntn.program.schedule`. Under torch.compile and inside torch.func the weight is always made in one piece, by
 functions that torch traces and transforms; the other schedules write in place and are differentiated by the library.
+
+On a GPU linear layers stream through `fused_linear` where x has few rows and Triton is installed: tiles are then made
+on chip. Nothing stands in the way of CUDA graphs: which steps run, and on which parts of arrays, depends on shapes
+alone, nothing is read back, and all memory comes from torch's allocator. Run a few steps before capturing, as for any
+model; the kernels choose their configurations then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -15,10 +22,16 @@ from torch.utils.checkpoint import checkpoint
 
 from adntn import Generator
 from adntn.arrays import dtype_name
+from adntn.network import SCALE
+from adntn.program.schedule import Forecast
 from adntn.streaming import stream, stream_back
-from adntn.tiling import Tiling
+from adntn.tiling import Tiling, tiling
 from adntn_torch.differentiate import first_derivatives, without_autocast
+from adntn_torch.factored import Factored, factored
+from adntn_torch.fused import DTYPES, fused_linear
 
+#: The most rows of x for which a weight made on chip is predicted to be faster than tiles in memory (see `fused`).
+FUSED_ROWS = 64
 #: A layer's product without its bias: (x, weight) -> y, with the weight's rows at axis 1 or, of matrices, the last one.
 Product = Callable[[Tensor, Tensor], Tensor]
 
@@ -52,10 +65,48 @@ def recomputed(product: Callable[[Tensor], Tensor], x: Tensor, cores: Mapping[st
 
 
 def streamed_linear(
-    generator: Generator, tiles: Tiling, cores: Mapping[str, Tensor], x: Tensor, bias: Tensor | None
+    generator: Generator, taken: Forecast, cores: Mapping[str, Tensor], x: Tensor, bias: Tensor | None
 ) -> Tensor:
     """Return x @ W.T + bias for x of shape (..., in); neither W nor dL/dW ever exists."""
+    if x.shape[-1:] != generator.shape[1:]:
+        raise RuntimeError(f"x must have the shape (..., {generator.shape[1]}), got {tuple(x.shape)}")
+    form = _form_on_chip(generator, taken, x)
+    if form is not None:
+        return fused(form, generator, cores, x, bias)
+    tiles = tiling(generator.network, generator.paths, taken.plan)
     return _apply(_StreamedLinear, generator, tiles, x, bias=bias, cores=cores)
+
+
+def _form_on_chip(generator: Generator, taken: Forecast, x: Tensor) -> Factored | None:
+    """Return the factors from which a GPU makes tiles on chip, if it can and needs no more memory than for tiles."""
+    if not x.is_cuda or x.numel() > FUSED_ROWS * x.shape[-1] or multiplied_in(x) not in DTYPES or not _has_triton():
+        return None
+    form = factored(generator)
+    # the factors and their adjoints, computed in float32
+    return form if form is not None and 2 * form.numbers * torch.float32.itemsize <= taken.bytes else None
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def fused(form: Factored, generator: Generator, cores: Mapping[str, Tensor], x: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x @ W.T + bias by `fused_linear`, for the generator's form as two factors."""
+    x = x.to(_common_type(x, cores))
+    with without_autocast(x):
+        _, prepared = generator.prepared(cores)
+        front, back = (factor.to(x.dtype) for factor in form.factors(prepared))
+        out_features, in_features = generator.shape
+        added = None if bias is None else bias.to(x.dtype)
+        inside = None if form.scaled else added
+        y: Tensor = fused_linear(
+            x, front, back, form.activation, inside, out_features=out_features, in_features=in_features
+        )
+        if not form.scaled:
+            return y
+        y = y * prepared[SCALE].to(x.dtype)
+        return y if added is None else y + added
 
 
 def streamed_convolution(
@@ -80,12 +131,17 @@ def _apply(
     bias: Tensor | None,
     cores: Mapping[str, Tensor],
 ) -> Tensor:
-    wanted = multiplied_in(next(iter(cores.values())))
-    if multiplied_in(x) != wanted:  # torch's products refuse to mix number types too
-        raise RuntimeError(f"x must be {dtype_name(next(iter(cores.values())))} as the cores are, got {dtype_name(x)}")
-    given = what, tiles, tuple(cores), x.to(wanted), bias, *cores.values()
+    given = what, tiles, tuple(cores), x.to(_common_type(x, cores)), bias, *cores.values()
     result: Tensor = function.apply(*given)  # type: ignore[no-untyped-call]
     return result
+
+
+def _common_type(x: Tensor, cores: Mapping[str, Tensor]) -> torch.dtype:
+    """Return the number type of the product; as torch's own products, ours refuse to mix them."""
+    core = cores[SCALE]
+    if multiplied_in(x) != multiplied_in(core):
+        raise RuntimeError(f"x must be {dtype_name(core)} as the cores are, got {dtype_name(x)}")
+    return multiplied_in(x)
 
 
 class _Streamed(torch.autograd.Function):
