@@ -1,8 +1,8 @@
 """The two factors that `fused_linear` reads, made from the cores and differentiated by torch.
 
 The last step of a tree-like generator joins the state, with most cores of the last level in it, and the few other cores
-multiplied out: W[(rh rl), (ch cl)] = f(sum_s front[rh, ch, s] back[rl, s, cl]). What is cut is the network, once, at
-the bonds s; a leg that the front makes too late for rh and ch becomes a bond as well, through an identity in the back.
+multiplied out: W[(rh rl), (ch cl)] = f(sum_s front[rh, ch, s] back[rl, s, cl]). The network is cut once, at
+the bonds s.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import torch
 from torch import Tensor
 
 from adntn.activations import ACTIVATIONS
@@ -39,7 +38,6 @@ class Factored:
         high: legs of the front that are rows, and columns, of the weight: the first ones.
         low: the other rows and columns, in the order in which they count them.
         bond: legs that are summed.
-        late: legs of `low` that are the front's.
         activation: the name of f.
         scaled: whether the scale multiplies f(front back); else it is in the factors.
     """
@@ -48,7 +46,6 @@ class Factored:
     high: tuple[Legs, Legs]
     low: tuple[Legs, Legs]
     bond: Legs
-    late: Legs
     activation: str
     scaled: bool
 
@@ -60,19 +57,14 @@ class Factored:
     @property
     def length(self) -> int:
         """K, over which the factors are summed."""
-        return _size((*self.bond, *self.late))
+        return _size(self.bond)
 
     @property
     def numbers(self) -> int:
         """How many numbers the factors have, and the largest result on the way to them."""
-        front = _size((*self.high[0], *self.high[1])) * self.length
-        back = _size((*self.low[0], *self.low[1])) * self.length
-        outputs = {tensor.name for tensor in self.program.outputs} if not self.late else set()
-        return (
-            front
-            + back
-            + max((step.out.size for step in self.program.steps if step.out.name not in outputs), default=0)
-        )
+        names = {tensor.name for tensor in self.program.outputs}
+        others = (step.out.size for step in self.program.steps if step.out.name not in names)
+        return sum(tensor.size for tensor in self.program.outputs) + max(others, default=0)
 
     def factors(self, cores: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the front of shape (RH, CH, K) and the back of shape (RL, K, CL), differentiable by torch.
@@ -82,14 +74,10 @@ class Factored:
         """
         first, second = run(self.program, cores, namespace_of(cores.values()))
         front, back = self.program.outputs
-        whole, summed = back.legs, tuple(Leg(f"{leg.label} (summed)", leg.size) for leg in self.late)
-        if self.late:  # once as rows or columns, once as what is summed: an identity
-            identity = torch.eye(_size(self.late), dtype=second.dtype, device=second.device)
-            second, whole = second.reshape(-1, 1) * identity.reshape(1, -1), (*whole, *self.late, *summed)
         (high_rows, high_columns), (low_rows, low_columns) = self.high, self.low
         return (
-            _in_order(first, front.legs, high_rows, high_columns, (*self.bond, *self.late)),
-            _in_order(second, whole, low_rows, (*self.bond, *summed), low_columns),
+            _in_order(first, front.legs, high_rows, high_columns, self.bond),
+            _in_order(second, back.legs, low_rows, self.bond, low_columns),
         )
 
 
@@ -138,13 +126,13 @@ def _cut(network: Network, program: Program) -> Factored | None:
         front, back = back, front
     high = _first_in(rows, front.legs), _first_in(columns, front.legs)
     low = rows[len(high[0]) :], columns[len(high[1]) :]
-    late = tuple(leg for leg in (*low[0], *low[1]) if leg in front.legs)
+    if any(leg in front.legs for leg in (*low[0], *low[1])):
+        return None
     return Factored(
         Program(program.inputs, tuple(steps[:-1]), ()).returning((front, back)),
         high,
         low,
         product.summed,
-        late,
         network.levels[-1].activation.name,
         scaled,
     )
