@@ -69,7 +69,7 @@ def step_operations(step: Step) -> int:
     if not isinstance(step, Contract):
         return step.out.size
     joint = math.prod(leg.size for leg in {*step.left.legs, *step.right.legs})
-    return 2 * joint if step.summed else joint
+    return 2 * joint if any(leg.size > 1 for leg in step.summed) else joint
 
 
 def nest_cost(nest: Nest, itemsize: int = 4, *, is_complex: bool = False) -> Cost:
