@@ -32,7 +32,7 @@ from adntn.program.ir import Program
 from adntn.program.lower import choose_paths, lower
 from adntn.program.path import Paths
 from adntn.program.run import run
-from adntn.program.schedule import ScheduleName, best_plan
+from adntn.program.schedule import ScheduleName, Task, best_plan, checked_schedule, choose
 from adntn.report import Report, report
 from adntn.shapes import Assembly
 from adntn.tiling import Tiling, tiling
@@ -322,9 +322,43 @@ class Generator:
             for tensor, gradient in zip(self.program.inputs, gradients, strict=True)
         }
 
-    def report(self, itemsize: int = 4) -> Report:
-        """Return parameters, ratio, costs, padding and rank bound; costs for numbers of `itemsize` bytes."""
-        return report(self.network, self.program, self.adjoint, itemsize)
+    def report(
+        self,
+        itemsize: int = 4,
+        *,
+        rows: int | None = None,
+        training: bool = True,
+        schedule: ScheduleName = "auto",
+        memory_limit: int | None = None,
+        backend: str = "numpy",
+    ) -> Report:
+        """Return parameters, ratio, costs, padding and rank bound; with `rows` also the schedule of a layer.
+
+        >>> import adntn
+        >>> report = adntn.TTN((1024, 1024), bond=2).report(rows=32, schedule="stream")
+        >>> report.choice.taken.schedule, report.choice.reason
+        ('stream', 'as asked for')
+
+        Args:
+            itemsize: bytes of a number.
+            rows: how many vectors the weight is multiplied with.
+            training: whether gradients are wanted.
+            schedule: as for `apply`.
+            memory_limit: as for `apply`.
+            backend: the array library whose calibration is used.
+
+        Raises:
+            ValueError, TypeError: as `apply`; or if `rows` is no positive integer.
+            ImportError: if there is no such backend.
+        """
+        choice = None
+        if rows is not None:
+            if isinstance(rows, bool) or not hasattr(rows, "__index__") or rows < 1:
+                raise ValueError(f"rows must be a positive integer, or None, got {rows!r}")
+            task = Task(self.network, self.paths, rows.__index__(), training, itemsize)
+            dtype = "float64" if itemsize > 4 else "float32"
+            choice = choose(task, machine(backend, dtype), checked_schedule(schedule, memory_limit), memory_limit)
+        return report(self.network, self.program, self.adjoint, itemsize, choice)
 
     def check(self, cores: Mapping[str, Array]) -> None:
         """Check that `cores` are those of this generator.

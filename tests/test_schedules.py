@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,15 @@ from matrix import SHAPE
 import adntn
 from adntn.machine import DEFAULT, cache_file, forget
 from adntn.program.schedule import Choice, Task, choose
+
+
+@pytest.fixture(autouse=True)
+def _uncalibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("ADNTN_CACHE", str(tmp_path))
+    forget()
+    yield
+    forget()
+
 
 Topology = Callable[[str], adntn.Options]
 
@@ -66,6 +75,19 @@ def close(found: Any, expected: Any) -> bool:
 
 
 # The choice
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_report_of_a_layer_says_which_schedule_is_taken_and_why(training: bool) -> None:
+    plain, report = LARGE.report(), LARGE.report(rows=64, training=training, memory_limit=2**22)
+    assert plain.choice is None
+    assert report.choice == choose(Task(LARGE.network, rows=64, training=training), DEFAULT, "auto", 2**22)
+    assert str(report).startswith(str(plain))
+    more = str(report).splitlines()[len(str(plain).splitlines()) :]
+    assert f"{report.choice.taken.schedule}, the fastest predicted within the limit of 4,194,304 bytes" in more[0]
+    assert len(more) == 1 + len(report.choice.forecasts)
+    with pytest.raises(ValueError, match="rows must be a positive integer, or None, got 0"):
+        LARGE.report(rows=0)
 
 
 def test_the_fastest_within_the_limit_is_taken() -> None:
@@ -147,12 +169,10 @@ def test_arrays_that_cannot_be_written_are_not_streamed(library: str) -> None:
         assert set(pullback(y)[1]) == set(cores)
 
 
-def test_a_corrupt_calibration_only_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ADNTN_CACHE", str(tmp_path))
+def test_a_corrupt_calibration_only_warns() -> None:
     cache_file().write_text("{")
     forget()
     with pytest.warns(UserWarning, match="is ignored"):
         LARGE.apply(LARGE.init(), np.zeros((1, 1024), "float32"))
     with warnings.catch_warnings(action="error"):
         LARGE.apply(LARGE.init(), np.zeros((1, 1024), "float32"))
-    forget()
