@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from adntn.applying import applied, applied_vjp
+from adntn.applying import applied, applied_vjp, tiled_vjp
 from adntn.arrays import (
     DTYPES,
     ITEMSIZES,
@@ -19,7 +19,6 @@ from adntn.arrays import (
     can_be_written,
     check_alike,
     dtype_name,
-    empty,
     is_contiguous,
     namespace_of,
     place,
@@ -272,27 +271,9 @@ class Generator:
         """
         self.check(cores)
         if math.prod(self.shape) >= TILED and can_be_written(cores[SCALE]):
-            return self._tiled_vjp(cores)
+            return tiled_vjp(self, cores)
         weight, residuals = self.forward(cores)
         return weight, lambda weight_bar: self.pullback(residuals, cores, weight_bar)
-
-    def _tiled_vjp(self, cores: Mapping[str, Array]) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
-        """Return the same as `vjp`, keeping nothing but the cores: the pullback makes each tile again."""
-        weight = self.weight(cores, out=empty(self.shape, cores[SCALE]))
-        kept = dict(cores)
-
-        def pullback(weight_bar: Array) -> dict[str, Array]:
-            self.check_weight_bar(weight_bar, kept)
-            dtype, prepared = self.prepared(kept)
-            computed = dtype_name(prepared[SCALE])
-            tiles = self.tiling(prepared)
-            lead = (slice(None),) * tiles.lead
-            gradients = tiles.pull_back(
-                prepared, lambda rows, _: as_dtype(weight_bar[(*lead, rows)], computed), needs_tile=False
-            )
-            return {name: as_dtype(gradients[name], dtype) for name in kept}
-
-        return weight, pullback
 
     def forward(self, cores: Mapping[str, Array]) -> tuple[Array, tuple[Array, ...]]:
         """Return the weight and the intermediate results that `pullback` needs: `vjp` in two halves, for frameworks."""
