@@ -122,7 +122,8 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], within: 
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert found[name].shape == tensor.shape, name
-        assert relative_error(found[name].double(), tensor.double()) <= within, name
+        wide = torch.complex128 if tensor.is_complex() else torch.float64
+        assert relative_error(found[name].to(wide), tensor.to(wide)) <= within, name
 
 
 def test_every_schedule_is_the_dense_layer(
@@ -287,6 +288,16 @@ def test_x_of_another_number_type_is_refused_as_torch_does(kind: str, schedule: 
     layer = getattr(adntn_torch, name)(**arguments, topology=TANH, schedule=schedule, seed=0)
     with pytest.raises(RuntimeError, match=r"(float|Float|double|Double)"):
         layer(random(*shape))
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("Linear", ()), ("Linear", (4, 7)), ("Conv2d", (2, 7, 9, 9)), ("Conv2d", (64,))]
+)
+def test_x_of_another_shape_is_refused(kind: str, shape: tuple[int, ...], schedule: str) -> None:
+    name, arguments, _ = LARGE[kind]
+    layer = getattr(adntn_torch, name)(**arguments, topology=TANH, schedule=schedule, seed=0)
+    with pytest.raises(RuntimeError):
+        layer(torch.zeros(shape))
 
 
 def test_functional_transforms_work_with_every_schedule(schedule: str) -> None:
