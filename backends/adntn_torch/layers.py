@@ -46,8 +46,8 @@ class Linear(GeneratedLayer):
         schedule: how the weight meets x: "materialise", "recompute", "stream", "contract" (see
             `adntn.program.schedule`), or "auto", the fastest that is predicted for each number of rows. Under
             torch.compile and torch.func the weight is always materialised.
-        memory_limit: bytes that may be held beyond cores, x, y and their gradients; None allows what a dense layer
-            takes: the weight and its gradient.
+        memory_limit: bytes that may be held beyond cores, x, y and their gradients, or an error says how many it takes;
+            None allows what a dense layer takes: the weight and its gradient.
         seed: of the cores; None draws one from torch's generator.
         std: the start's standard deviation; None takes that of `torch.nn`, 1 / sqrt(3 fan in).
 

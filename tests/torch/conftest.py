@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from matrix import LAYER_TOPOLOGIES
 torch = pytest.importorskip("torch")
 
 import adntn_torch  # noqa: E402
+from adntn.machine import DEFAULT  # noqa: E402
 
 #: The class, its arguments, and the shape of an input.
 LAYERS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
@@ -66,3 +68,15 @@ def built(request: pytest.FixtureRequest) -> tuple[adntn_torch.GeneratedLayer, t
         if layer.bias is not None:
             dense.bias.copy_(layer.bias)
     return layer, dense, torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def _small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine for which tiles are cut out of small weights too."""
+    for module in ("adntn_torch.generated", "adntn.generator"):
+        monkeypatch.setattr(f"{module}.machine", lambda *asked: replace(DEFAULT, cache_bytes=2**14))
+
+
+@pytest.fixture(params=["auto", "materialise", "recompute", "stream"])
+def schedule(request: pytest.FixtureRequest) -> str:
+    return request.param

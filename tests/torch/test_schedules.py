@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
-import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from helpers import reference_weight, relative_error, tolerance
+from helpers import relative_error, tolerance
 from matrix import LAYER_TOPOLOGIES
+from scheduled import LARGE, TANH, assert_close, dense, differentiated, linear, random
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -23,106 +22,18 @@ from torch.utils.checkpoint import checkpoint
 import adntn
 import adntn_torch
 from adntn.generator import TILED
-from adntn.machine import DEFAULT
 from adntn.verification.tolerance import EPSILON
 
-SCHEDULES = ("auto", "materialise", "recompute", "stream")
 #: Those that torch differentiates through functions of the library that write in place, or run twice.
 IN_PLACE = ("recompute", "stream")
-TANH = adntn.TTN.options(bond=2, activation="tanh", last_activation="tanh")
 MERA = adntn.MERA.options(bond=2, mixing_activation="tanh")
 
-#: The class, its arguments, and the shape of an input: weights of fewer and of more numbers than are made in one piece.
-LARGE: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
-    "Linear": ("Linear", {"in_features": 250, "out_features": 300}, (2, 3, 250)),
-    "Conv1d": ("Conv1d", {"in_channels": 96, "out_channels": 140, "kernel_size": 5}, (2, 96, 9)),
-    "Conv2d": (
-        "Conv2d",
-        {"in_channels": 64, "out_channels": 120, "kernel_size": 3, "stride": (2, 1), "padding": 1},
-        (3, 64, 5, 4),
-    ),
-    "Conv2d, groups": (
-        "Conv2d",
-        {"in_channels": 128, "out_channels": 120, "kernel_size": 3, "groups": 2},
-        (2, 128, 3, 4),
-    ),
-    "Conv2d, circular": (
-        "Conv2d",
-        {"in_channels": 64, "out_channels": 120, "kernel_size": 3, "padding": 1, "padding_mode": "circular"},
-        (64, 4, 4),
-    ),
-    "Conv3d": (
-        "Conv3d",
-        {"in_channels": 32, "out_channels": 100, "kernel_size": (2, 3, 4), "bias": False},
-        (1, 32, 3, 4, 5),
-    ),
-}
-
-
-@pytest.fixture(autouse=True)
-def _small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine for which tiles are cut out of small weights too."""
-    for module in ("adntn_torch.generated", "adntn.generator"):
-        monkeypatch.setattr(f"{module}.machine", lambda *asked: replace(DEFAULT, cache_bytes=2**14))
-
-
-@pytest.fixture(params=SCHEDULES)
-def schedule(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(params=IN_PLACE)
-def in_place(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-def linear(schedule: str, inputs: int = 256, outputs: int = 300, **keywords: Any) -> adntn_torch.Linear:
-    """A layer whose weight, with these sizes, is made in tiles."""
-    torch.manual_seed(0)  # of the bias
-    given = {"topology": TANH, "seed": 0, "dtype": torch.float64} | keywords
-    return adntn_torch.Linear(inputs, outputs, schedule=schedule, **given)
-
-
-def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+pytestmark = pytest.mark.usefixtures("_small_cache")
 
 
 def tiles(layer: adntn_torch.GeneratedLayer, rows: int = 6) -> float:
     """How many tiles the layer's weight is cut into."""
     return layer.generator.shape[0] / layer.choice(rows).taken.plan.tile_rows
-
-
-def differentiated(layer: nn.Module, x: Tensor, run: Callable[[Tensor], Tensor] | None = None) -> dict[str, Tensor]:
-    """The output and all gradients of a loss that is not linear in it."""
-    layer.zero_grad()
-    x = x.detach().requires_grad_()
-    y = (layer if run is None else run)(x)
-    y.sin().sum().backward()
-    gradients = {name: one.grad.clone() for name, one in layer.named_parameters() if one.grad is not None}
-    return {"y": y.detach(), "x": x.grad, **gradients}
-
-
-def dense(layer: adntn_torch.GeneratedLayer, x: Tensor) -> dict[str, Tensor]:
-    """The same by torch's own layer, whose weight einsum made; its gradient goes into the cores by torch's own AD."""
-    kind = getattr(nn, type(layer).__name__)
-    arguments = {name: getattr(layer, name) for name in layer.dense_arguments}
-    twin = kind(**arguments, bias=layer.bias is not None, dtype=torch.float64)
-    cores = {name: core.detach().double().requires_grad_() for name, core in layer.cores.items()}
-    arrays = {name: core.detach().numpy() for name, core in cores.items()}
-    with torch.no_grad():
-        twin.weight.copy_(torch.from_numpy(reference_weight(layer.generator, arrays)))
-        if layer.bias is not None:
-            twin.bias.copy_(layer.bias)
-    found = differentiated(twin, x.double())
-    bars = torch.autograd.grad(layer.generator.weight(cores), list(cores.values()), found.pop("weight"))
-    return found | {f"cores.{name}": bar for name, bar in zip(cores, bars, strict=True)}
-
-
-def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], within: float) -> None:
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert found[name].shape == tensor.shape, name
-        assert relative_error(found[name].double(), tensor.double()) <= within, name
 
 
 def test_every_schedule_is_the_dense_layer(
@@ -138,7 +49,7 @@ def test_every_schedule_is_the_dense_layer(
 def test_every_schedule_of_a_large_layer_is_the_dense_layer(kind: str, schedule: str) -> None:
     name, arguments, shape = LARGE[kind]
     if schedule == "stream" and "groups" in arguments:
-        pytest.skip("convolutions with groups do not stream, which a test of errors shows")
+        pytest.skip("convolutions with groups do not stream; another test shows their error")
     torch.manual_seed(0)
     layer = getattr(adntn_torch, name)(**arguments, topology=MERA, schedule=schedule, seed=0, dtype=torch.float64)
     assert layer.generator.network.layout.size > TILED
@@ -289,6 +200,16 @@ def test_x_of_another_number_type_is_refused_as_torch_does(kind: str, schedule: 
         layer(random(*shape))
 
 
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("Linear", ()), ("Linear", (4, 7)), ("Conv2d", (2, 7, 9, 9)), ("Conv2d", (64,))]
+)
+def test_x_of_another_shape_is_refused(kind: str, shape: tuple[int, ...], schedule: str) -> None:
+    name, arguments, _ = LARGE[kind]
+    layer = getattr(adntn_torch, name)(**arguments, topology=TANH, schedule=schedule, seed=0)
+    with pytest.raises(RuntimeError):
+        layer(torch.zeros(shape))
+
+
 def test_functional_transforms_work_with_every_schedule(schedule: str) -> None:
     layer, x = linear(schedule), random(3, 256)
     parameters = {name: parameter.detach() for name, parameter in layer.named_parameters()}
@@ -404,109 +325,6 @@ def test_only_a_materialised_weight_is_held_between_the_passes(schedule: str, ho
         y = layer(x)
     assert (allocations.held >= 4 * 256 * 300) == holds
     y.sum().backward()
-
-
-@pytest.fixture
-def frozen(schedule: str) -> adntn_torch.Linear:
-    return linear(schedule).eval().freeze()
-
-
-def test_frozen_layers_have_the_same_outputs_and_gradients_of_x(schedule: str) -> None:
-    layer, x = linear(schedule).eval(), random(4, 256)
-    expected = differentiated(layer, x)
-    found = differentiated(layer.freeze(), x)
-    assert found.keys() == {"y", "x", "bias"}
-    assert_close(found, {name: expected[name] for name in found}, tolerance("float64"))
-    assert layer.weight is layer.frozen_weight
-    assert_close(differentiated(layer.unfreeze(), x), expected, 0)
-
-
-@pytest.mark.parametrize("kind", ["Linear", "Conv2d"])
-def test_a_weight_can_be_kept_in_another_number_type(kind: str) -> None:
-    name, arguments, shape = LARGE[kind]
-    layer = getattr(adntn_torch, name)(**arguments, topology=TANH, seed=0).eval()
-    x = random(*shape, dtype=torch.float32)
-    y = layer.freeze(torch.bfloat16)(x.bfloat16())
-    assert layer.frozen_weight.dtype == y.dtype == torch.bfloat16
-    assert layer.bias.dtype == torch.float32
-    assert relative_error(y.detach().float(), layer.unfreeze()(x).detach()) <= 4 * EPSILON["bfloat16"]
-
-
-def test_a_kept_weight_is_no_part_of_the_state(frozen: adntn_torch.Linear) -> None:
-    assert frozen.state_dict().keys() == frozen.unfreeze().state_dict().keys()
-
-
-def test_a_kept_weight_follows_new_cores(frozen: adntn_torch.Linear) -> None:
-    other, x = linear("materialise", seed=1), random(3, 256)
-    with torch.no_grad():
-        other.bias.copy_(frozen.bias)
-    expected = other(x).detach()
-    frozen.load_cores(dict(other.cores.items()))
-    assert frozen.frozen_weight is not None
-    assert relative_error(frozen(x).detach(), expected) <= tolerance("float64")
-    before = frozen.frozen_weight
-    frozen.reset_parameters(seed=2)
-    assert not torch.equal(frozen.frozen_weight, before)
-    assert torch.equal(frozen.frozen_weight, linear(frozen.schedule, seed=2).weight)
-    frozen.load_state_dict(other.state_dict())
-    assert frozen.frozen_weight is None
-    assert relative_error(frozen(x).detach(), expected) <= tolerance("float64")
-
-
-def test_a_kept_weight_moves_with_the_layer(frozen: adntn_torch.Linear) -> None:
-    x = random(3, 256)
-    expected = frozen(x).detach()
-    single = frozen.to(torch.float32)
-    assert relative_error(single(x.float()).detach().double(), expected) <= tolerance("float32")
-    assert frozen.to("meta")(x.to("meta", torch.float32)).shape == (3, 300)
-
-
-def test_a_weight_kept_in_inference_mode_serves_outside(schedule: str) -> None:
-    layer, x = linear(schedule).eval(), random(3, 256)
-    with torch.inference_mode():
-        layer.freeze()
-    differentiated(layer, x)
-
-
-def test_a_frozen_layer_says_so(frozen: adntn_torch.Linear) -> None:
-    assert repr(frozen).endswith("frozen)")
-    assert "frozen" not in repr(frozen.unfreeze())
-
-
-@pytest.mark.parametrize("dtype", [None, torch.float32])
-def test_frozen_layers_become_dense_ones_with_a_weight_of_their_own(
-    frozen: adntn_torch.Linear, dtype: torch.dtype | None
-) -> None:
-    x = random(3, 256)
-    expected = linear("materialise")(x).detach()
-    for made in (frozen.freeze(dtype).to_dense(), adntn_torch.expand(nn.Sequential(frozen))[0]):
-        assert type(made) is nn.Linear
-        assert made.bias is frozen.bias
-        assert relative_error(made(x).detach(), expected) <= tolerance("float64")
-        with torch.no_grad():
-            made.weight.zero_()
-    assert frozen.frozen_weight.any()
-
-
-def test_a_frozen_layer_in_training_warns_that_it_learns_nothing(frozen: adntn_torch.Linear) -> None:
-    x = random(3, 256)
-    with pytest.warns(UserWarning, match=r"frozen Linear.*unfreeze\(\) it"):
-        frozen.train()(x)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with torch.no_grad():
-            frozen(x)
-        frozen.eval()(x)
-        frozen.train().cores.requires_grad_(False)
-        frozen(x)
-
-
-@pytest.mark.parametrize(("dtype", "got"), [("bfloat16", "'bfloat16'"), (torch.int8, "torch.int8")])
-def test_a_weight_is_not_kept_in_what_is_no_number_type_for_it(dtype: Any, got: str) -> None:
-    layer = linear("auto")
-    with pytest.raises(TypeError, match=f"dtype must be a floating-point type such as torch.bfloat16.*{got}"):
-        layer.freeze(dtype)
-    assert layer.frozen_weight is None
 
 
 @pytest.mark.parametrize("limited", ["materialise", "recompute", "stream", "auto"])
