@@ -45,6 +45,8 @@ def applied(
         stream(tiling(generator.network, generator.paths, choice.taken.plan), prepared, matrix, product)
     elif choice.taken.schedule == "contract":
         product = contracted(generator, cores, matrix)
+    elif written:  # tile by tile: nothing larger than the weight is held
+        product = _times(matrix, generator.weight(cores, out=empty(generator.shape, cores[SCALE])))
     else:
         product = _times(matrix, generator.weight_of(cores))
     return _like(product, generator, x)
@@ -74,6 +76,25 @@ def applied_vjp(
         return functions.reshape(x_bar, x.shape), gradients
 
     return _like(product, generator, x), pullback
+
+
+def tiled_vjp(generator: Generator, cores: Mapping[str, Array]) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
+    """Return the same as `Generator.vjp`, keeping nothing but the cores: the pullback makes each tile again."""
+    weight = generator.weight(cores, out=empty(generator.shape, cores[SCALE]))
+    kept = dict(cores)
+
+    def pullback(weight_bar: Array) -> dict[str, Array]:
+        generator.check_weight_bar(weight_bar, kept)
+        dtype, prepared = generator.prepared(kept)
+        computed = dtype_name(prepared[SCALE])
+        tiles = generator.tiling(prepared)
+        lead = (slice(None),) * tiles.lead
+        gradients = tiles.pull_back(
+            prepared, lambda rows, _: as_dtype(weight_bar[(*lead, rows)], computed), needs_tile=False
+        )
+        return {name: as_dtype(gradients[name], dtype) for name in kept}
+
+    return weight, pullback
 
 
 def _named(schedule: ScheduleName, memory_limit: int | None, written: bool) -> ScheduleName:

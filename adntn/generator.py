@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from adntn.applying import applied, applied_vjp
+from adntn.applying import applied, applied_vjp, tiled_vjp
 from adntn.arrays import (
     DTYPES,
     ITEMSIZES,
@@ -19,7 +19,6 @@ from adntn.arrays import (
     can_be_written,
     check_alike,
     dtype_name,
-    empty,
     is_contiguous,
     namespace_of,
     place,
@@ -32,7 +31,7 @@ from adntn.program.ir import Program
 from adntn.program.lower import choose_paths, lower
 from adntn.program.path import Paths
 from adntn.program.run import run
-from adntn.program.schedule import ScheduleName, best_plan
+from adntn.program.schedule import ScheduleName, Task, best_plan, checked_schedule, choose
 from adntn.report import Report, report
 from adntn.shapes import Assembly
 from adntn.tiling import Tiling, tiling
@@ -272,27 +271,9 @@ class Generator:
         """
         self.check(cores)
         if math.prod(self.shape) >= TILED and can_be_written(cores[SCALE]):
-            return self._tiled_vjp(cores)
+            return tiled_vjp(self, cores)
         weight, residuals = self.forward(cores)
         return weight, lambda weight_bar: self.pullback(residuals, cores, weight_bar)
-
-    def _tiled_vjp(self, cores: Mapping[str, Array]) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
-        """Return the same as `vjp`, keeping nothing but the cores: the pullback makes each tile again."""
-        weight = self.weight(cores, out=empty(self.shape, cores[SCALE]))
-        kept = dict(cores)
-
-        def pullback(weight_bar: Array) -> dict[str, Array]:
-            self.check_weight_bar(weight_bar, kept)
-            dtype, prepared = self.prepared(kept)
-            computed = dtype_name(prepared[SCALE])
-            tiles = self.tiling(prepared)
-            lead = (slice(None),) * tiles.lead
-            gradients = tiles.pull_back(
-                prepared, lambda rows, _: as_dtype(weight_bar[(*lead, rows)], computed), needs_tile=False
-            )
-            return {name: as_dtype(gradients[name], dtype) for name in kept}
-
-        return weight, pullback
 
     def forward(self, cores: Mapping[str, Array]) -> tuple[Array, tuple[Array, ...]]:
         """Return the weight and the intermediate results that `pullback` needs: `vjp` in two halves, for frameworks."""
@@ -322,9 +303,43 @@ class Generator:
             for tensor, gradient in zip(self.program.inputs, gradients, strict=True)
         }
 
-    def report(self, itemsize: int = 4) -> Report:
-        """Return parameters, ratio, costs, padding and rank bound; costs for numbers of `itemsize` bytes."""
-        return report(self.network, self.program, self.adjoint, itemsize)
+    def report(
+        self,
+        itemsize: int = 4,
+        *,
+        rows: int | None = None,
+        training: bool = True,
+        schedule: ScheduleName = "auto",
+        memory_limit: int | None = None,
+        backend: str = "numpy",
+    ) -> Report:
+        """Return parameters, ratio, costs, padding and rank bound; with `rows` also the schedule of a layer.
+
+        >>> import adntn
+        >>> report = adntn.TTN((1024, 1024), bond=2).report(rows=32, schedule="stream")
+        >>> report.choice.taken.schedule, report.choice.reason
+        ('stream', 'as asked for')
+
+        Args:
+            itemsize: bytes of a number.
+            rows: how many vectors the weight is multiplied with.
+            training: whether gradients are wanted.
+            schedule: as for `apply`.
+            memory_limit: as for `apply`.
+            backend: the array library whose calibration is used.
+
+        Raises:
+            ValueError, TypeError: as `apply`; or if `rows` is no positive integer.
+            ImportError: if there is no such backend.
+        """
+        choice = None
+        if rows is not None:
+            if isinstance(rows, bool) or not hasattr(rows, "__index__") or rows < 1:
+                raise ValueError(f"rows must be a positive integer, or None, got {rows!r}")
+            task = Task(self.network, self.paths, rows.__index__(), training, itemsize)
+            dtype = "float64" if itemsize > 4 else "float32"
+            choice = choose(task, machine(backend, dtype), checked_schedule(schedule, memory_limit), memory_limit)
+        return report(self.network, self.program, self.adjoint, itemsize, choice)
 
     def check(self, cores: Mapping[str, Array]) -> None:
         """Check that `cores` are those of this generator.

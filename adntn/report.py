@@ -13,6 +13,7 @@ from adntn.network import Leg, Level, Network
 from adntn.program.adjoint import Adjoint
 from adntn.program.cost import Cost, cost
 from adntn.program.ir import Program
+from adntn.program.schedule import Choice
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Report:
         rank_bound: no weight has a larger rank, as a matrix (first dimension, all others); None if it can be full.
         forward: cost of the weight.
         forward_and_backward: cost of the weight and the gradient of every core.
+        choice: the schedule of a layer, why, and what the others would cost; None if no rows were given.
     """
 
     topology: str
@@ -42,6 +44,7 @@ class Report:
     rank_bound: int | None
     forward: Cost
     forward_and_backward: Cost
+    choice: Choice | None = None
 
     def __str__(self) -> str:
         rows = [
@@ -60,12 +63,15 @@ class Report:
             ("with gradients: bytes moved", f"{self.forward_and_backward.bytes_moved:,}"),
             ("with gradients: peak bytes", f"{self.forward_and_backward.peak_bytes:,}"),
         ]
+        if self.choice is not None:
+            rows.append(("schedule", f"{self.choice.taken.schedule}, {self.choice.reason}"))
+            rows += [("  would take", str(forecast)) for forecast in self.choice.forecasts]
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def report(network: Network, program: Program, adjoint: Adjoint, itemsize: int) -> Report:
-    """Return the report of a network and its programs."""
+def report(network: Network, program: Program, adjoint: Adjoint, itemsize: int, choice: Choice | None = None) -> Report:
+    """Return the report of a network, its programs and the schedule of a layer."""
     weights = network.layout.size * (network.batch or 1)
     bound = rank_bound(network)
     full = min(network.layout.shape[0], network.layout.size // network.layout.shape[0])
@@ -87,6 +93,7 @@ def report(network: Network, program: Program, adjoint: Adjoint, itemsize: int) 
         rank_bound=bound if bound < full else None,
         forward=cost(program, itemsize),
         forward_and_backward=together.holding(seed_bytes),
+        choice=choice,
     )
 
 

@@ -270,7 +270,9 @@ def contracting(compare: Compare, scope: Scope) -> Iterator[Row]:
         )
     rivals = (*FACTORIZED, *RECONSTRUCTED)
     for case in scope.cases(batch=32, activation="identity"):
-        found = compare(Wanted(f"bar 5, linear: {case}", _entries((ours, *rivals), case, "forward")))
+        found = compare(Wanted(f"bar 5, linear: {case}", _entries((ours, DENSE, *rivals), case, "forward")))
+        dense = found.seconds(DENSE.name)
+        yield _row(5, found, ours.name, "contract, linear: forward by the dense layer's", dense, limit=1 / 3)
         for rival in rivals:
             what = f"contract: forward by {_sized(found, rival)}"
             yield _row(5, found, ours.name, what, found.seconds(rival.name), limit=1.0)

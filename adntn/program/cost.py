@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from adntn.program.held import Rehearsal
 from adntn.program.ir import Contract, Program, Step
-from adntn.program.nest import Nest, Stage
+from adntn.program.nest import Nest
 
 
 @dataclass(frozen=True)
@@ -69,56 +69,49 @@ def step_operations(step: Step) -> int:
     if not isinstance(step, Contract):
         return step.out.size
     joint = math.prod(leg.size for leg in {*step.left.legs, *step.right.legs})
-    return 2 * joint if step.summed else joint
+    return 2 * joint if any(leg.size > 1 for leg in step.summed) else joint
 
 
-def nest_cost(nest: Nest, itemsize: int = 4) -> Cost:
-    """Return the cost of making all tiles, each let go before the next; the inputs are part of what is held."""
-    held = _held_before_loops(nest) * itemsize
-    head = cost(nest.head, itemsize)
-    return head + _loops(nest.stages, itemsize).holding(held)
+def nest_cost(nest: Nest, itemsize: int = 4, *, is_complex: bool = False) -> Cost:
+    """Return the cost of making all tiles, each let go before the next; the inputs are part of what is held.
+
+    Its peak is that of `tiles`, the buffers that it keeps for the next tiles included.
+    """
+    rehearsal = Rehearsal(is_complex)
+    rehearsal.generate(nest)
+    counted, runs = _cost(nest.head, itemsize), 1
+    for stage in nest.stages:
+        runs *= stage.count
+        counted = counted + _cost(stage.program, itemsize).times(runs)
+    return _peaking(counted, nest, rehearsal, itemsize)
 
 
-def nest_adjoint_cost(nest: Nest, itemsize: int = 4, needs_tile: bool = True) -> Cost:
+def nest_adjoint_cost(nest: Nest, itemsize: int = 4, needs_tile: bool = True, *, is_complex: bool = False) -> Cost:
     """Return the cost of making all tiles again and pulling their adjoints back.
+
+    The gradients are part of what is held, and so is the adjoint of one tile.
 
     Args:
         nest: the loops.
         itemsize: bytes of a number.
         needs_tile: whether tiles are made where the adjoint itself does not need them.
+        is_complex: whether the numbers are complex.
     """
+    rehearsal = Rehearsal(is_complex)
+    rehearsal.pull_back(nest, needs_tile)
     head = nest.head_adjoint
-    totals = sum(read.source.size for read in nest.reads)
-    held = (_held_before_loops(nest) + sum(tensor.size for tensor in head.residuals) + totals) * itemsize
-    loops = _adjoint_loops(nest.stages, itemsize, needs_tile).holding(held)
-    return cost(head.forward, itemsize) + loops + _cost(head.backward, itemsize).holding(held)
+    counted, runs = _cost(head.forward, itemsize) + _cost(head.backward, itemsize), 1
+    for number, stage in enumerate(nest.stages):
+        runs *= stage.count
+        adjoint = stage.adjoint
+        seen = needs_tile or number < len(nest.stages) - 1
+        shares = sum(tensor.size for tensor in adjoint.reached)  # each is added to what other iterations contributed
+        added = Cost(shares, 3 * shares * itemsize, 0, len(adjoint.reached))
+        forward = _cost(adjoint.forward if seen else stage.residuals, itemsize)
+        counted = counted + (forward + _cost(adjoint.backward, itemsize) + added).times(runs)
+    return _peaking(counted, nest, rehearsal, itemsize)
 
 
-def _held_before_loops(nest: Nest) -> int:
-    """Return how many numbers are held during the loops: inputs, what the head made, and what of it was cut."""
-    inputs = sum(tensor.size for tensor in nest.head.inputs)
-    made = sum(tensor.size for tensor in nest.head.outputs)
-    return inputs + made + sum(read.source.size for read in nest.reads if read.cut is not None)
-
-
-def _loops(stages: Sequence[Stage], itemsize: int) -> Cost:
-    first, *inside = stages
-    once = _cost(first.program, itemsize)
-    if inside:
-        passed_on = sum(tensor.size for tensor in first.program.outputs) * itemsize
-        once = once + _loops(inside, itemsize).holding(passed_on)
-    return once.times(first.count)
-
-
-def _adjoint_loops(stages: Sequence[Stage], itemsize: int, needs_tile: bool) -> Cost:
-    first, *inside = stages
-    adjoint = first.adjoint
-    forward = adjoint.forward if inside or needs_tile else first.residuals
-    seeds = sum(tensor.size for tensor in adjoint.seeds) * itemsize
-    kept = sum(tensor.size for tensor in forward.outputs) * itemsize + seeds
-    shares = sum(tensor.size for tensor in adjoint.reached)  # each is added to what other iterations contributed
-    added = Cost(shares, 3 * shares * itemsize, 0, len(adjoint.reached))
-    once = _cost(forward, itemsize) + _cost(adjoint.backward, itemsize).holding(kept) + added
-    if inside:
-        once = once + _adjoint_loops(inside, itemsize, needs_tile).holding(kept)
-    return once.times(first.count)
+def _peaking(counted: Cost, nest: Nest, rehearsal: Rehearsal, itemsize: int) -> Cost:
+    held = rehearsal.peak + sum(tensor.size for tensor in nest.head.inputs)
+    return replace(counted, peak_bytes=held * itemsize)

@@ -19,6 +19,8 @@ Legs = tuple[Leg, ...]
 
 #: An environment whose innermost sum is shorter than this is transposed first: many tiny products are slower.
 SMALL_INNER = 8
+#: Products whose result has fewer columns, and more rows than that, are a few times slower than their transposes.
+NARROW = 8
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,8 @@ def _environment(batch: Legs, first: Legs, second: Legs, out: Legs, swap: bool) 
     count, outer, rows, columns, inner = (_size(legs) for legs in (batch, front, mine, other, back))
     if outer > 1 and 1 < inner < SMALL_INNER:
         return None
+    if inner > 1 and columns < min(rows, NARROW):
+        return None  # the other way round the result is wide
     end = _reordered((*batch, *mine, *other), (*batch, *out), (count, rows * columns))
     if inner == 1:  # transposes of a matrix cost nothing
         one = Transposition((count, outer, rows), (0, 2, 1), (count, rows, outer))

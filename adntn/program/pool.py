@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import autoray
+
 from adntn.arrays import Array, empty
 
 
@@ -33,3 +35,10 @@ class Pool:
         size, own = self._taken.pop(id(array), (0, None))
         if own is not None:
             self._free.setdefault(size, []).append(own)
+
+
+def may_share_memory(one: Array, other: Array) -> bool:
+    """Return whether an array may be another one, or a view of it."""
+    if hasattr(one, "untyped_storage"):  # torch, which has no such function
+        return bool(one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr())
+    return bool(autoray.do("may_share_memory", one, other))

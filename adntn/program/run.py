@@ -9,7 +9,7 @@ from typing import Any
 from adntn.activations import Activation
 from adntn.arrays import Array, Namespace
 from adntn.program.ir import Contract, Kind, Pointwise, Program
-from adntn.program.pool import Pool
+from adntn.program.pool import Pool, may_share_memory
 
 
 def run(program: Program, arrays: Mapping[str, Array], functions: Namespace) -> tuple[Array, ...]:
@@ -51,32 +51,40 @@ def run_in_place(
         totals: contiguous arrays that the results of these names, which are outputs, are added to.
     """
     values, made = dict(arrays), set[str]()
-    into, totals = into or {}, totals or {}
+    wanted = {**(into or {}), **(totals or {})}
     for step, releases in zip(program.steps, program.releases, strict=True):
         name, first = step.out.name, step.inputs[0].name
         if isinstance(step, Contract):
-            left, right = _operands(step, values, functions)
-            if name in totals:
-                step.form.add(left, right, totals[name], functions)
-                values[name] = totals[name]
-            elif step.form.is_direct:
-                values[name] = into[name] if name in into else pool.take(step.out.size)
-                step.form.write(left, right, values[name], functions)
-            else:
-                values[name] = step.form(left, right, functions)
+            values[name] = _contracted(step, values, functions, pool, wanted.get(name), adds=name in (totals or {}))
         elif step.overwrite is not None and first in made and first in releases:
             values[name] = values.pop(first)
             step.overwrite(functions, values[name])
         else:
             values[name] = _pointwise(step, values, functions, pool)
         made.add(name)
-        _deliver(values, name, into, totals, functions)
+        if name in wanted and values[name] is not wanted[name]:
+            _deliver(values[name], wanted[name], functions, adds=name in (totals or {}))
+            pool.give(values[name])
+            values[name] = wanted[name]
         for released in releases:
-            if released in values:
-                array = values.pop(released)
-                if released in made:
-                    pool.give(array)
+            if released in values and released in made:
+                pool.give(values.pop(released))
     return tuple(values[tensor.name] for tensor in program.outputs)
+
+
+def _contracted(
+    step: Contract, values: Mapping[str, Array], functions: Namespace, pool: Pool, wanted: Array | None, *, adds: bool
+) -> Array:
+    """Return a contraction: where it is wanted if it can be written there, else in a buffer or an array of its own."""
+    left, right = _operands(step, values, functions)
+    if wanted is not None and adds:
+        step.form.add(left, right, wanted, functions)
+        return wanted
+    if not step.form.is_direct:
+        return step.form(left, right, functions)
+    result = pool.take(step.out.size) if wanted is None else wanted
+    step.form.write(left, right, result, functions)
+    return result
 
 
 def _operands(step: Contract, values: Mapping[str, Array], functions: Namespace) -> tuple[Array, Array]:
@@ -87,17 +95,13 @@ def _operands(step: Contract, values: Mapping[str, Array], functions: Namespace)
     )
 
 
-def _deliver(
-    values: dict[str, Array], name: str, into: Mapping[str, Array], totals: Mapping[str, Array], functions: Namespace
-) -> None:
-    """Put a result where it is wanted, if it is not there already."""
-    if name in totals and values[name] is not totals[name]:
-        total = totals[name]
-        total += functions.reshape(values[name], total.shape)
-        values[name] = total
-    elif name in into and values[name] is not into[name]:
-        into[name][...] = functions.reshape(values[name], into[name].shape)
-        values[name] = into[name]
+def _deliver(made: Array, wanted: Array, functions: Namespace, *, adds: bool) -> None:
+    """Put a result where it is wanted."""
+    arrived = functions.reshape(made, wanted.shape)
+    if adds:
+        wanted += arrived
+    else:
+        wanted[...] = arrived
 
 
 def _pointwise(step: Pointwise, values: Mapping[str, Array], functions: Namespace, pool: Pool | None = None) -> Array:
@@ -112,8 +116,14 @@ def _pointwise(step: Pointwise, values: Mapping[str, Array], functions: Namespac
         step.activation.pull(functions, *arrays, out=functions.reshape(buffer, last.shape))
         return buffer
     if functions.fuse is None:
-        return _computed(step.kind, step.activation, functions, *arrays)
-    return _fused(step.kind, step.activation, functions, functions.fuse)(*arrays)
+        result = _computed(step.kind, step.activation, functions, *arrays)
+    else:
+        result = _fused(step.kind, step.activation, functions, functions.fuse)(*arrays)
+    if pool is not None and may_share_memory(result, last):  # a user's map that returns what it was given
+        buffer = pool.take(step.out.size)
+        functions.reshape(buffer, result.shape)[...] = result
+        return buffer
+    return result
 
 
 def _computed(kind: Kind, activation: Activation, functions: Namespace, *arrays: Array) -> Array:

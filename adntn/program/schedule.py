@@ -34,7 +34,9 @@ SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 LARGEST = 2**19
 #: Seconds that running a step takes beyond the array library's own call: Python, and threads that meet.
 STEP = 2e-5
-#: Products of small matrices reach about so much of the speed at which large arrays are copied in the cache.
+#: A product with a tile of m rows takes 1 + EDGE / m times what its operations take at best.
+EDGE = 16
+#: Products of small matrices move numbers at about so much of the speed of a copy.
 SMALL = 0.6
 #: Inputs of groups of cores, and sizes of tiles as shares of what fits into the cache, that are tried.
 GROUP_INPUTS = (8, 16, 32, 64)
@@ -192,6 +194,8 @@ def choose(task: Task, machine: Machine, schedule: ScheduleName = "auto", memory
     if schedule == "contract" and not _may_contract(task.network):
         every = (*every, _contract(task, machine))
     named = [one for one in every if schedule in {"auto", one.schedule}]
+    if not named:
+        raise ValueError(f"schedule {schedule!r} does not suit this layer: its weight cannot be taken in tiles of rows")
     fitting = [one for one in named if allowed is None or one.bytes <= allowed]
     if not fitting and memory_limit is not None:
         least = min(named, key=lambda one: one.bytes)
@@ -288,7 +292,8 @@ class _Tiled:
     def _product(self, tiles: int) -> float:
         """Time of one product of the weight, or of its tiles, with all rows."""
         task = self.task
-        operations = 2 * task.rows * task.out_features * task.in_features
+        edges = 1 + EDGE * tiles / task.out_features
+        operations = 2 * task.rows * task.out_features * task.in_features * edges
         vectors = task.rows * (task.in_features * tiles + task.out_features) * task.itemsize
         return self._seconds(operations / tiles, (vectors + task.weight_bytes) / tiles) * tiles
 
@@ -296,10 +301,10 @@ class _Tiled:
         return Forecast(schedule, seconds, peak, self.plan)
 
     def materialise(self) -> Forecast:
-        weight, work = self.task.weight_bytes, self._work(needs_tile=False)
+        weight, work = self.task.weight_bytes, self._work(needs_tile=False, beside=2 * self._tile)
         seconds = self.generating + self._moved + self._product(1)
         if not self.task.training:
-            return self._forecast("materialise", seconds, weight + self._work(None))
+            return self._forecast("materialise", seconds, weight + self._work(None, beside=self._tile))
         seconds += 2 * self._product(1) + self._moved + self.pulling_back(needs_tile=False)
         return self._forecast("materialise", seconds, 2 * weight + work)
 
@@ -313,18 +318,34 @@ class _Tiled:
         tiles = math.prod(stage.count for stage in self.nest.stages)
         seconds = self.generating + self._product(tiles)
         if not self.task.training:
-            return self._forecast("stream", seconds, self._work(None))
+            return self._forecast("stream", seconds, self._work(None, beside=self._tile + self._share))
         seconds += 2 * self._product(tiles) + self.pulling_back(needs_tile=True)
-        gradient = self.nest.tile.size * self.task.itemsize
-        return self._forecast("stream", seconds, self._work(needs_tile=True) + gradient)
+        # the tile as rows, its adjoint as rows and in legs, what it adds to dL/dx or to y
+        beside = 3 * self._tile + max(self._tile, self._share)
+        return self._forecast("stream", seconds, self._work(needs_tile=True, beside=beside))
 
-    def _work(self, needs_tile: bool | None) -> int:
-        """Bytes held while tiles are made or, if `needs_tile` is no None, pulled back; without the cores."""
-        itemsize = self.task.itemsize
+    @property
+    def _tile(self) -> int:
+        """Numbers of a tile."""
+        return self.nest.tile.size
+
+    @property
+    def _share(self) -> int:
+        """Numbers of y that come from one tile."""
+        return self.task.rows * self.nest.tile_rows * (self.task.network.batch or 1)
+
+    def _work(self, needs_tile: bool | None, beside: int) -> int:
+        """Bytes held while tiles are made or, if `needs_tile` is no None, pulled back; without the cores.
+
+        Args:
+            needs_tile: whether the adjoints of tiles are made from the tiles.
+            beside: numbers that are held besides, by whom the tiles are for.
+        """
+        itemsize = max(self.task.itemsize, 4)  # 16-bit numbers are computed in float32
         one = nest_cost(self.nest, itemsize)
         if needs_tile is not None:
             one = one + nest_adjoint_cost(self.nest, itemsize, needs_tile)
-        return one.peak_bytes - sum(tensor.size for tensor in self.nest.head.inputs) * itemsize
+        return one.peak_bytes + (beside - sum(tensor.size for tensor in self.nest.head.inputs)) * itemsize
 
 
 def _contract(task: Task, machine: Machine) -> Forecast:
@@ -355,8 +376,7 @@ def program_seconds(program: Program, machine: Machine, itemsize: int) -> float:
     for step in program.steps:
         moved = sum(tensor.size for tensor in (*step.inputs, step.out)) * itemsize
         in_cache = moved <= 3 * machine.cache_bytes
-        if in_cache:
-            moved = round(moved / SMALL)
+        moved = round(moved / SMALL)
         if isinstance(step, Contract):
             total += machine.seconds(step_operations(step), moved, 1, in_cache)
         else:

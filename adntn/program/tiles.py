@@ -8,7 +8,7 @@ from typing import Any
 
 from adntn.arrays import Array, Namespace
 from adntn.program.ir import Program
-from adntn.program.nest import Nest
+from adntn.program.nest import Nest, Stage
 from adntn.program.pool import Pool
 from adntn.program.run import run_in_place
 
@@ -150,33 +150,40 @@ class _Walk:
             else:
                 yield from self.tiles(place, _named(program, results, made), destination)
             self._give(results)
+            del results  # before the next ones are made
 
     def pull_back(self, outside: _Place, made: Mapping[str, Array], totals: Mapping[str, Array], asked: _Asked) -> None:
         """Add to the totals, in place, what the tiles of these loops contribute."""
-        nest, functions = self.tiles_of.nest, self.tiles_of.functions
-        stage = nest.stages[outside.depth]
-        innermost = outside.depth == len(nest.stages) - 1
-        unseen = innermost and not asked.needs_tile
-        cut = {read.tensor.name: number for number, read in enumerate(nest.reads) if read.cut is not None}
+        stage = self.tiles_of.nest.stages[outside.depth]
         for place in self._iterations(outside):
-            inputs = self._inputs(stage.program, place, made)
-            forward = stage.residuals if unseen else stage.adjoint.forward
-            results = run_in_place(forward, inputs, functions, self.pool)
-            outputs = (None,) if unseen else results[: len(stage.program.outputs)]
-            if innermost:
-                seeds: tuple[Array, ...] = (asked.adjoint_of(place.row, outputs[0]),)
-            else:
-                seeds = tuple(self.pool.take(tensor.size) for tensor in stage.program.outputs)
-                for seed in seeds:
-                    seed[...] = 0
-                inside = {tensor.name: seed for tensor, seed in zip(stage.program.outputs, seeds, strict=True)}
-                self.pull_back(place, _named(stage.program, outputs, made), {**totals, **inside}, asked)
-            residuals = results if unseen else results[len(outputs) :]
-            given = {tensor.name: array for tensor, array in zip(stage.adjoint.residuals, residuals, strict=True)}
-            given |= {tensor.name: seed for tensor, seed in zip(stage.adjoint.seeds, seeds, strict=True)}
-            sums = {}
-            for tensor, gradient in zip(stage.adjoint.reached, stage.adjoint.backward.outputs, strict=True):
-                total = totals[tensor.name]
-                sums[gradient.name] = total[place.pieces[cut[tensor.name]]] if tensor.name in cut else total
-            run_in_place(stage.adjoint.backward, {**inputs, **given}, functions, self.pool, totals=sums)
-            self._give((*results, *seeds))
+            self._pull_back_one(stage, place, made, totals, asked)
+
+    def _pull_back_one(
+        self, stage: Stage, place: _Place, made: Mapping[str, Array], totals: Mapping[str, Array], asked: _Asked
+    ) -> None:
+        """Do one iteration; all that it made is let go at its end."""
+        nest, functions = self.tiles_of.nest, self.tiles_of.functions
+        innermost = place.depth == len(nest.stages)
+        unseen = innermost and not asked.needs_tile
+        inputs = self._inputs(stage.program, place, made)
+        forward = stage.residuals if unseen else stage.adjoint.forward
+        results = run_in_place(forward, inputs, functions, self.pool)
+        outputs = (None,) if unseen else results[: len(stage.program.outputs)]
+        if innermost:
+            seeds: tuple[Array, ...] = (asked.adjoint_of(place.row, outputs[0]),)
+        else:
+            seeds = tuple(self.pool.take(tensor.size) for tensor in stage.program.outputs)
+            for seed in seeds:
+                seed[...] = 0
+            inside = {tensor.name: seed for tensor, seed in zip(stage.program.outputs, seeds, strict=True)}
+            self.pull_back(place, _named(stage.program, outputs, made), {**totals, **inside}, asked)
+        residuals = results if unseen else results[len(outputs) :]
+        given = {tensor.name: array for tensor, array in zip(stage.adjoint.residuals, residuals, strict=True)}
+        given |= {tensor.name: seed for tensor, seed in zip(stage.adjoint.seeds, seeds, strict=True)}
+        sums = {}
+        cut = {read.tensor.name: number for number, read in enumerate(nest.reads) if read.cut is not None}
+        for tensor, gradient in zip(stage.adjoint.reached, stage.adjoint.backward.outputs, strict=True):
+            total = totals[tensor.name]
+            sums[gradient.name] = total[place.pieces[cut[tensor.name]]] if tensor.name in cut else total
+        run_in_place(stage.adjoint.backward, {**inputs, **given}, functions, self.pool, totals=sums)
+        self._give((*results, *seeds))

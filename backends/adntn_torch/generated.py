@@ -6,7 +6,9 @@ What a layer does with its weight is in `layers`; how the weight is differentiat
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -74,10 +76,10 @@ class GeneratedLayer(nn.Module):
         self.generator = generator_of(topology, tuple(weight.shape))
         self._engine = None if self.engine is None else engine_of(self.generator, self.engine)
         self.std = 1.0 / math.sqrt(3 * self.generator.fan_in) if std is None else float(std)
-        self._check_schedule()
-        prepare(self.generator)
         for name in self.dense_arguments:
             setattr(self, name, getattr(dense, name))
+        self._check_schedule()
+        prepare(self.generator)
         self.cores = nn.ParameterDict()
         for name, shape in self.generator.core_shapes.items():
             if hasattr(nn.ParameterDict, name):
@@ -91,10 +93,26 @@ class GeneratedLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The generated weight: new, contiguous, differentiable with respect to the cores; if frozen, the kept one."""
-        if self.frozen_weight is not None:
-            return self.frozen_weight
+        return self._generated() if self.frozen_weight is None else self.frozen_weight
+
+    def _generated(self) -> Tensor:
         cores = dict(self.cores.items())
         return generate(self.generator, cores, self.differentiation, self._engine, self._tiles(cores))
+
+    def _weight_and_bias(self) -> tuple[Tensor, Tensor | None]:
+        """Return both in one number type, for a product of torch."""
+        if self.frozen_weight is None:
+            return self._generated(), self.bias
+        if self.training and not is_traced() and self._learns():
+            warnings.warn(
+                f"a frozen {type(self).__name__} runs in training mode, but its cores learn nothing: unfreeze() it to"
+                " train them; to run it as it is, use eval(), torch.no_grad() or cores.requires_grad_(False)",
+                stacklevel=2,
+            )
+        return self.frozen_weight, None if self.bias is None else self.bias.to(self.frozen_weight.dtype)
+
+    def _learns(self) -> bool:
+        return torch.is_grad_enabled() and any(core.requires_grad for core in self.cores.values())
 
     def _tiles(self, cores: Mapping[str, Tensor]) -> Tiling | None:
         """Return the tiles that make the weight, or None where it is made in one piece."""
@@ -110,7 +128,11 @@ class GeneratedLayer(nn.Module):
         return self.generator.tiling(cores)
 
     def freeze(self, dtype: torch.dtype | None = None) -> Self:
-        """Keep the weight, made once, for inference; the cores then learn nothing. It is not part of the state dict.
+        """Keep the weight, made once, for inference; return the layer.
+
+        What is kept is no part of the state dict. It follows the layer to devices and number types, is made again by
+        `load_cores` and `reset_parameters`, and let go by `load_state_dict`; other changes of the cores it does not
+        see. The cores learn nothing meanwhile, and a warning says so in training mode; x still gets its gradient.
 
         >>> import adntn_torch
         >>> layer = adntn_torch.Linear(64, 64, seed=0).freeze(torch.bfloat16)
@@ -119,14 +141,18 @@ class GeneratedLayer(nn.Module):
 
         Args:
             dtype: in which it is kept; x must come in it too. By default that of the cores.
+
+        Raises:
+            TypeError: if `dtype` is no number type for weights.
         """
-        self.frozen_weight = None
-        with torch.no_grad():
-            self.frozen_weight = self.weight.to(dtype).contiguous()
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and (dtype.is_floating_point or dtype.is_complex)):
+            raise TypeError(f"dtype must be a floating-point type such as torch.bfloat16, or None, got {dtype!r}")
+        with torch.inference_mode(False), torch.no_grad():
+            self.frozen_weight = self._generated().to(dtype or self.cores["scale"].dtype)
         return self
 
     def unfreeze(self) -> Self:
-        """Let the kept weight go: it is generated again from the cores."""
+        """Let the kept weight go, so that it is generated from the cores again; return the layer."""
         self.frozen_weight = None
         return self
 
@@ -145,19 +171,30 @@ class GeneratedLayer(nn.Module):
         here = machine("torch", computed.removeprefix("torch."), scale.device)
         itemsize = ITEMSIZES[computed.removeprefix("torch.")]
         task = Task(self.generator.network, self.generator.paths, rows, training, itemsize, self.streams)
+        if reason := self._why_in_one_piece():
+            return replace(choose(task, here, "materialise"), reason=reason)
         return choose(task, here, self.schedule, self.memory_limit)
+
+    def _why_in_one_piece(self) -> str:
+        """Return why there is nothing to choose; "" where there is."""
+        if self.engine is not None:
+            return f"as the engine {self.engine!r} makes it"
+        if self.differentiation == "native":
+            return "as torch differentiates it"
+        small = math.prod(self.generator.shape) < TILED
+        return f"as all of less than {TILED:,} weights" if small and self._is_free() else ""
+
+    def _is_free(self) -> bool:
+        return self.schedule == "auto" and self.memory_limit is None
 
     def _scheduled(self, x: Tensor, rows: int) -> Choice | None:
         """Return the choice for x; None where the weight is made in one piece and torch sees to the rest."""
-        if self.frozen_weight is not None or self.engine is not None or self.differentiation == "native":
+        if self.frozen_weight is not None or x.is_meta or is_traced() or self._why_in_one_piece():
             return None
-        automatic = self.schedule == "auto" and self.memory_limit is None
-        if self.schedule == "materialise" or (automatic and math.prod(self.generator.shape) < TILED):
+        if self.schedule == "materialise" and self.memory_limit is None:
             return None
-        if x.is_meta or is_traced():
-            return None
-        wanted = x.requires_grad or any(core.requires_grad for core in self.cores.values())
-        return self.choice(rows, training=wanted and torch.is_grad_enabled())
+        wanted = torch.is_grad_enabled() and (x.requires_grad or self._learns())
+        return self.choice(rows, training=wanted)
 
     @property
     def streams(self) -> bool:
@@ -171,16 +208,18 @@ class GeneratedLayer(nn.Module):
             )
         if self.schedule == "contract":
             check_contracts(self.generator.network)
-        if self.schedule in {"auto", "materialise"}:
+        own = "differentiation" if self.engine is None else "engine"
+        if own == "differentiation" and self.differentiation != "native":
             return
-        if self.engine is not None:
+        if self.schedule not in {"auto", "materialise"}:
             raise ValueError(
-                f'schedule must be "auto" or "materialise" with the engine {self.engine!r}, got {self.schedule!r}'
+                f'schedule must be "auto" or "materialise" with {own}={getattr(self, own)!r}, got {self.schedule!r}:'
+                " the others are for torch and the library's adjoint"
             )
-        if self.differentiation == "native":
+        if self.memory_limit is not None:
             raise ValueError(
-                f'schedule must be "auto" or "materialise" with differentiation="native", got {self.schedule!r}:'
-                " the others are differentiated by the library's adjoint"
+                f"memory_limit must be None with {own}={getattr(self, own)!r}, got {self.memory_limit!r}: the weight is"
+                " then made in one piece"
             )
 
     @torch.no_grad()
@@ -269,8 +308,11 @@ class GeneratedLayer(nn.Module):
 
     @torch.no_grad()
     def to_dense(self) -> nn.Module:
-        """Return the layer of `torch.nn` with this weight: bit-equal outputs, the same bias parameter and mode."""
-        weight = nn.Parameter(self.weight.detach())
+        """Return the layer of `torch.nn` with this weight: bit-equal outputs, the same bias parameter and mode.
+
+        The weight is made from the cores, also if a frozen layer keeps it in another number type.
+        """
+        weight = nn.Parameter(self._generated())
         arguments = {name: getattr(self, name) for name in self.dense_arguments}
         dense = self.dense_kind(**arguments, bias=self.bias is not None, device="meta", dtype=weight.dtype)
         dense.register_parameter("weight", weight)

@@ -93,18 +93,15 @@ class Linear(GeneratedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x @ weight.T + bias, of shape (..., out_features), for x of shape (..., in_features)."""
-        if self.frozen_weight is not None:
-            return functional.linear(x, self.frozen_weight, self.bias)
         choice = self._scheduled(x, math.prod(x.shape[:-1]))
         if choice is None or choice.taken.schedule == "materialise":
-            return functional.linear(x, self.weight, self.bias)
-        if choice.taken.schedule == "recompute":
-            return recomputed(lambda x: functional.linear(x, self.weight, self.bias), x)
+            return functional.linear(x, *self._weight_and_bias())
         cores = dict(self.cores.items())
+        if choice.taken.schedule == "recompute":
+            return recomputed(lambda x: functional.linear(x, *self._weight_and_bias()), x, cores)
         if choice.taken.schedule == "contract":
             return contracted_linear(self.generator, cores, x, self.bias)
-        tiles = tiling(self.generator.network, self.generator.paths, choice.taken.plan)
-        return streamed_linear(self.generator, tiles, cores, x, self.bias)
+        return streamed_linear(self.generator, choice.taken, cores, x, self.bias)
 
 
 class _Convolution(GeneratedLayer):
@@ -189,15 +186,15 @@ class _Convolution(GeneratedLayer):
         padding: str | Sizes = self.padding
         if self.padding_mode != "zeros":
             x, padding = functional.pad(x, self._border, mode=self.padding_mode), 0
-        choice = self._scheduled(x, math.prod(x.shape) // x.shape[1 if x.dim() > len(self.kernel_size) + 1 else 0])
+        choice = self._scheduled(x, x.numel() // self.in_channels)
         settings = self.stride, padding, self.dilation, self.groups
         if choice is None or choice.taken.schedule == "materialise":
-            return self.convolve(x, self.weight, self.bias, *settings)
-        if choice.taken.schedule == "recompute":
-            return recomputed(lambda x: self.convolve(x, self.weight, self.bias, *settings), x)
+            return self.convolve(x, *self._weight_and_bias(), *settings)
         cores = dict(self.cores.items())
+        if choice.taken.schedule == "recompute":
+            return recomputed(lambda x: self.convolve(x, *self._weight_and_bias(), *settings), x, cores)
         tiles = tiling(self.generator.network, self.generator.paths, choice.taken.plan)
-        examples = x if x.dim() > len(self.kernel_size) + 1 else x[None]
+        examples = x[None] if x.dim() == len(self.kernel_size) + 1 else x
         y = streamed_convolution(
             self.generator,
             tiles,

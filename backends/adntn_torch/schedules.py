@@ -2,11 +2,18 @@
 
 See `adntn.program.schedule`. Under torch.compile and inside torch.func the weight is always made in one piece, by
 functions that torch traces and transforms; the other schedules write in place and are differentiated by the library.
+
+On a GPU linear layers stream through `fused_linear` where x has few rows and Triton is installed: tiles are then made
+on chip. Nothing stands in the way of CUDA graphs: which steps run, and on which parts of arrays, depends on shapes
+alone, nothing is read back, and all memory comes from torch's allocator. Run a few steps before capturing, as for any
+model; the kernels choose their configurations then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -14,11 +21,18 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from adntn import Generator
+from adntn.arrays import dtype_name
 from adntn.contracting import contracted, contracted_vjp
+from adntn.network import SCALE
+from adntn.program.schedule import Forecast
 from adntn.streaming import stream, stream_back
-from adntn.tiling import Tiling
+from adntn.tiling import Tiling, tiling
 from adntn_torch.differentiate import first_derivatives, without_autocast
+from adntn_torch.factored import Factored, factored
+from adntn_torch.fused import DTYPES, fused_linear
 
+#: The most rows of x for which a weight made on chip is predicted to be faster than tiles in memory (see `fused`).
+FUSED_ROWS = 64
 #: A layer's product without its bias: (x, weight) -> y, with the weight's rows at axis 1 or, of matrices, the last one.
 Product = Callable[[Tensor, Tensor], Tensor]
 
@@ -28,36 +42,83 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
-def autocasted(x: Tensor) -> Tensor:
-    """Return x in the number type in which autocast has products computed."""
-    kind = x.device.type
-    if x.dtype != torch.float32 or not torch.is_autocast_enabled(kind):
-        return x
-    return x.to(torch.get_autocast_dtype(kind))
+def multiplied_in(tensor: Tensor) -> torch.dtype:
+    """Return the number type in which torch multiplies a tensor: autocast, where it is on, has one."""
+    kind, own = tensor.device.type, tensor.dtype
+    casts = own.is_floating_point and own != torch.float64 and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if casts else own
 
 
-def recomputed(product: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return product(x), of which nothing but x is kept: it is run again in the backward pass."""
-    result: Tensor = checkpoint(product, x, use_reentrant=False, preserve_rng_state=False)
+def recomputed(product: Callable[[Tensor], Tensor], x: Tensor, cores: Mapping[str, Tensor]) -> Tensor:
+    """Return product(x), of which nothing but x is kept: it is run again, with the same cores, in the backward pass."""
+    versions = [core._version for core in cores.values()]
+
+    def checked(x: Tensor) -> Tensor:
+        if [core._version for core in cores.values()] != versions:  # what torch says of tensors that it has saved
+            raise RuntimeError(
+                "the cores have been modified by an inplace operation since the forward pass;"
+                ' schedule="recompute" needs them in the backward pass as they were'
+            )
+        return product(x)
+
+    result: Tensor = checkpoint(checked, x, use_reentrant=False, preserve_rng_state=False)
     return result
 
 
 def streamed_linear(
-    generator: Generator, tiles: Tiling, cores: Mapping[str, Tensor], x: Tensor, bias: Tensor | None
+    generator: Generator, taken: Forecast, cores: Mapping[str, Tensor], x: Tensor, bias: Tensor | None
 ) -> Tensor:
     """Return x @ W.T + bias for x of shape (..., in); neither W nor dL/dW ever exists."""
-    return _apply(_StreamedLinear, generator, tiles, autocasted(x), bias, cores)
+    if x.shape[-1:] != generator.shape[1:]:
+        raise RuntimeError(f"x must have the shape (..., {generator.shape[1]}), got {tuple(x.shape)}")
+    form = _form_on_chip(generator, taken, x)
+    if form is not None:
+        return fused(form, generator, cores, x, bias)
+    tiles = tiling(generator.network, generator.paths, taken.plan)
+    return _apply(_StreamedLinear, generator, tiles, x, bias=bias, cores=cores)
+
+
+def _form_on_chip(generator: Generator, taken: Forecast, x: Tensor) -> Factored | None:
+    """Return the factors from which a GPU makes tiles on chip, if it can and needs no more memory than for tiles."""
+    if not x.is_cuda or x.numel() > FUSED_ROWS * x.shape[-1] or multiplied_in(x) not in DTYPES or not _has_triton():
+        return None
+    form = factored(generator)
+    # the factors and their adjoints, computed in float32
+    return form if form is not None and 2 * form.numbers * torch.float32.itemsize <= taken.bytes else None
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def fused(form: Factored, generator: Generator, cores: Mapping[str, Tensor], x: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x @ W.T + bias by `fused_linear`, for the generator's form as two factors."""
+    x = x.to(_common_type(x, cores))
+    with without_autocast(x):
+        _, prepared = generator.prepared(cores)
+        front, back = (factor.to(x.dtype) for factor in form.factors(prepared))
+        out_features, in_features = generator.shape
+        added = None if bias is None else bias.to(x.dtype)
+        inside = None if form.scaled else added
+        y: Tensor = fused_linear(
+            x, front, back, form.activation, inside, out_features=out_features, in_features=in_features
+        )
+        if not form.scaled:
+            return y
+        y = y * prepared[SCALE].to(x.dtype)
+        return y if added is None else y + added
 
 
 def contracted_linear(generator: Generator, cores: Mapping[str, Tensor], x: Tensor, bias: Tensor | None) -> Tensor:
     """Return x @ W.T + bias for x of shape (..., in), from x and the cores alone."""
-    x = autocasted(x)
+    x = x.to(_common_type(x, cores))
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *cores.values())):
         arrays = (cores[name] for name in cores)
         y: Tensor = _Contracted.apply(generator, tuple(cores), x, *arrays)  # type: ignore[no-untyped-call]
     else:
         with without_autocast(x):
-            y = contracted(generator, cores, x.to(cores["scale"].dtype)).to(x.dtype)
+            y = contracted(generator, cores, x.to(cores[SCALE].dtype)).to(x.dtype)
     return y if bias is None else y + bias.to(y.dtype)
 
 
@@ -71,14 +132,29 @@ def streamed_convolution(
     convolve: Product,
 ) -> Tensor:
     """Return the convolution, made for some output channels and some examples at a time; there is one group only."""
-    return _apply(_StreamedConvolution, (generator, convolve), tiles, autocasted(x), bias, cores)
+    return _apply(_StreamedConvolution, (generator, convolve), tiles, x, bias=bias, cores=cores)
 
 
-def _apply(function: type[torch.autograd.Function], what: Any, tiles: Tiling, *others: Any) -> Tensor:
-    *tensors, cores = others
-    arrays = (cores[name] for name in cores)
-    result: Tensor = function.apply(what, tiles, tuple(cores), *tensors, *arrays)  # type: ignore[no-untyped-call]
+def _apply(
+    function: type[torch.autograd.Function],
+    what: Any,
+    tiles: Tiling,
+    x: Tensor,
+    *,
+    bias: Tensor | None,
+    cores: Mapping[str, Tensor],
+) -> Tensor:
+    given = what, tiles, tuple(cores), x.to(_common_type(x, cores)), bias, *cores.values()
+    result: Tensor = function.apply(*given)  # type: ignore[no-untyped-call]
     return result
+
+
+def _common_type(x: Tensor, cores: Mapping[str, Tensor]) -> torch.dtype:
+    """Return the number type of the product; as torch's own products, ours refuse to mix them."""
+    core = cores[SCALE]
+    if multiplied_in(x) != multiplied_in(core):
+        raise RuntimeError(f"x must be {dtype_name(core)} as the cores are, got {dtype_name(x)}")
+    return multiplied_in(x)
 
 
 class _Streamed(torch.autograd.Function):
@@ -87,7 +163,8 @@ class _Streamed(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         what, tiles, names, x, bias, *cores = inputs
-        ctx.what, ctx.tiles, ctx.names, ctx.bias = what, tiles, names, bias
+        ctx.what, ctx.tiles, ctx.names = what, tiles, names
+        ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.save_for_backward(x, *cores)
 
 
@@ -114,7 +191,7 @@ class _StreamedLinear(_Streamed):
         x_bar = torch.zeros_like(rows) if ctx.needs_input_grad[3] else None
         with without_autocast(x):
             gradients = stream_back(ctx.tiles, prepared, rows, rows_bar, x_bar)
-        bias_bar = rows_bar.sum(0).to(ctx.bias.dtype) if ctx.needs_input_grad[4] else None
+        bias_bar = rows_bar.sum(0).to(ctx.bias_dtype) if ctx.needs_input_grad[4] else None
         shaped = None if x_bar is None else x_bar.reshape(x.shape)
         return None, None, None, shaped, bias_bar, *(gradients[name].to(cores[0].dtype) for name in ctx.names)
 
@@ -131,17 +208,13 @@ class _StreamedConvolution(_Streamed):
     ) -> Tensor:
         generator, convolve = what
         _, prepared = generator.prepared(dict(zip(names, cores, strict=True)))
-        y: Tensor | None = None
+        without_data = x.new_empty(generator.shape, device="meta")
+        y = x.new_empty(convolve(x.to("meta"), without_data).shape)
         with without_autocast(x):
             for rows, tile in tiles.generate(prepared):
                 channels = tile.to(x.dtype)
                 for part in _parts(x, tile):
-                    made = convolve(x[part], channels)
-                    if y is None:
-                        y = x.new_empty(len(x), generator.shape[0], *made.shape[2:])
-                    y[part, rows] = made
-        if y is None:  # an empty batch has no part
-            y = convolve(x, x.new_zeros(generator.shape))
+                    y[part, rows] = convolve(x[part], channels)
         if bias is not None:
             y += bias.reshape(-1, *(1,) * (y.dim() - 2))
         return y
@@ -170,7 +243,7 @@ class _StreamedConvolution(_Streamed):
 
         with without_autocast(x):
             gradients = ctx.tiles.pull_back(prepared, adjoint_of)
-        bias_bar = y_bar.sum((0, *range(2, y_bar.dim()))).to(ctx.bias.dtype) if ctx.needs_input_grad[4] else None
+        bias_bar = y_bar.sum((0, *range(2, y_bar.dim()))).to(ctx.bias_dtype) if ctx.needs_input_grad[4] else None
         return None, None, None, x_bar, bias_bar, *(gradients[name].to(cores[0].dtype) for name in ctx.names)
 
 

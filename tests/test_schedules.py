@@ -1,0 +1,178 @@
+"""Schedules: every one gives the same numbers, the choice is the fastest that fits, and bad requests are named."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import generic_cores, in_library, needs, random_array, reference_weight, relative_error, tolerance
+from matrix import SHAPE
+
+import adntn
+from adntn.machine import DEFAULT, cache_file, forget
+from adntn.program.schedule import Choice, Task, choose
+
+
+@pytest.fixture(autouse=True)
+def _uncalibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("ADNTN_CACHE", str(tmp_path))
+    forget()
+    yield
+    forget()
+
+
+Topology = Callable[[str], adntn.Options]
+
+SHARED = ("auto", "materialise", "recompute", "stream")
+LARGE = adntn.TTN((1024, 1024), bond=2)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("lead", [(), (5,), (2, 3), (0,)])
+def test_every_schedule_gives_the_same_numbers(topology: Topology, library: str, lead: tuple[int, ...]) -> None:
+    needs(library)
+    generator = topology("tanh")(SHAPE)
+    cores = generic_cores(generator)
+    weight = reference_weight(generator, cores)
+    batch = () if generator.network.batch is None else (generator.network.batch,)
+    if batch and not lead:
+        lead = (1,)
+    x, y_bar = random_array((*batch, *lead, SHAPE[1])), random_array((*batch, *lead, SHAPE[0]), 1)
+    expected = np.einsum("g...i,goi->g...o" if batch else "...i,oi->...o", x, weight)
+    x_bar = np.einsum("g...o,goi->g...i" if batch else "...o,oi->...i", y_bar, weight)
+    weight_bar = np.einsum("gao,gai->goi" if batch else "ao,ai->oi", *(flat(array, batch) for array in (y_bar, x)))
+    _, residuals = generator.forward(cores)
+    wanted = generator.pullback(residuals, cores, weight_bar)
+    own = in_library({**cores, "x": x, "y_bar": y_bar}, library)
+    own_x, own_bar = own.pop("x"), own.pop("y_bar")
+    for schedule in SHARED:
+        y = generator.apply(own, own_x, schedule=schedule)  # type: ignore[arg-type]
+        again, pullback = generator.apply_vjp(own, own_x, schedule=schedule)  # type: ignore[arg-type]
+        found_x, found = pullback(own_bar)
+        for result in (y, again):
+            assert tuple(result.shape) == expected.shape
+            assert close(result, expected)
+        assert close(found_x, x_bar)
+        assert set(found) == set(wanted)
+        for name, gradient in wanted.items():
+            assert close(found[name], gradient), (schedule, name)
+
+
+def flat(array: Any, batch: tuple[int, ...]) -> Any:
+    return array.reshape(*batch, math.prod(array.shape[len(batch) : -1]), array.shape[-1])
+
+
+def close(found: Any, expected: Any) -> bool:
+    """Zero rows have no norm to compare with."""
+    if not np.any(expected):
+        return not np.any(np.asarray(found))
+    return relative_error(found, expected) < tolerance("float64")
+
+
+# The choice
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_report_of_a_layer_says_which_schedule_is_taken_and_why(training: bool) -> None:
+    plain, report = LARGE.report(), LARGE.report(rows=64, training=training, memory_limit=2**22)
+    assert plain.choice is None
+    assert report.choice == choose(Task(LARGE.network, rows=64, training=training), DEFAULT, "auto", 2**22)
+    assert str(report).startswith(str(plain))
+    more = str(report).splitlines()[len(str(plain).splitlines()) :]
+    assert f"{report.choice.taken.schedule}, the fastest predicted within the limit of 4,194,304 bytes" in more[0]
+    assert len(more) == 1 + len(report.choice.forecasts)
+    with pytest.raises(ValueError, match="rows must be a positive integer, or None, got 0"):
+        LARGE.report(rows=0)
+
+
+def test_the_fastest_within_the_limit_is_taken() -> None:
+    for rows in (1, 64, 4096):
+        free = choose(Task(LARGE.network, rows=rows), DEFAULT, "auto", 2**40)
+        assert free.taken.seconds == min(one.seconds for one in free.forecasts)
+        limited = choose(Task(LARGE.network, rows=rows), DEFAULT, "auto", 2**22)
+        assert limited.taken.bytes <= 2**22
+        assert all(one.seconds >= limited.taken.seconds for one in limited.forecasts if one.bytes <= 2**22)
+
+
+@pytest.mark.parametrize("schedule", SHARED)
+def test_a_limit_that_nothing_fits_names_the_least_that_works(schedule: Any) -> None:
+    task = Task(LARGE.network, rows=16)
+    with pytest.raises(ValueError, match="memory_limit=10 bytes is too little") as caught:
+        choose(task, DEFAULT, schedule, 10)
+    least = int(str(caught.value).rsplit("is ", 1)[1].split(" (")[0].replace(",", ""))
+    assert choose(task, DEFAULT, schedule, least).taken.bytes == least
+    with pytest.raises(ValueError, match="too little"):
+        choose(task, DEFAULT, schedule, least - 1)
+
+
+@pytest.mark.parametrize("shape", [(1024, 1024), (4096, 4096), (4096, 25088), (512, 512, 3, 3)], ids=str)
+@pytest.mark.parametrize("bond", [2, 4])
+@pytest.mark.parametrize("constructor", [adntn.TTN, adntn.AugmentedTTN, adntn.MERA], ids=lambda one: one.name)
+def test_auto_takes_no_more_than_the_dense_layer(
+    constructor: adntn.Topology, bond: int, shape: tuple[int, ...]
+) -> None:
+    network = constructor(shape, bond=bond, activation="tanh").network
+    for training in (False, True):
+        for rows in (1, 32, 256, 4096):
+            task = Task(network, rows=rows, training=training)
+            assert choose(task, DEFAULT).taken.bytes <= task.weight_bytes * (2 if training else 1)
+
+
+def test_a_choice_says_what_was_taken_why_and_what_others_would_cost() -> None:
+    made = choose(Task(LARGE.network), DEFAULT)
+    assert isinstance(made, Choice)
+    lines = str(made).splitlines()
+    assert lines[0].startswith(f"{made.taken.schedule}, the fastest predicted within the dense layer's")
+    assert [line.split(":")[0].strip() for line in lines[1:]] == [one.schedule for one in made.forecasts]
+    assert choose(Task(LARGE.network), DEFAULT, "stream").reason == "as asked for"
+
+
+BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "a misspelt schedule": ({"schedule": "strem"}, ValueError, "schedule must be one of auto, .*got 'strem'"),
+    "a limit in words": ({"memory_limit": "1 GB"}, TypeError, "memory_limit must be an integer.*'1 GB'"),
+    "a limit of True": ({"memory_limit": True}, TypeError, "memory_limit must be an integer.*True"),
+    "a limit of a half": ({"memory_limit": 0.5}, TypeError, "memory_limit must be an integer.*0.5"),
+    "no memory": ({"memory_limit": 0}, ValueError, "memory_limit must be a positive number of bytes.*0"),
+    "little memory": ({"memory_limit": 7}, ValueError, "the least that works is"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "error", "words"), BAD.values(), ids=BAD)
+def test_bad_requests_are_named(arguments: dict[str, Any], error: type[Exception], words: str) -> None:
+    x = np.zeros((2, 1024), "float32")
+    for use in (LARGE.apply, LARGE.apply_vjp):
+        with pytest.raises(error, match=words):
+            use(LARGE.init(), x, **arguments)
+
+
+@pytest.mark.parametrize("library", ["jax", "array_api_strict"])
+def test_arrays_that_cannot_be_written_are_not_streamed(library: str) -> None:
+    needs(library)
+    generator = adntn.TTN((16, 12), bond=2)
+    cores = generic_cores(generator, dtype="float32")
+    x = random_array((5, 12), dtype="float32")
+    own = in_library({**cores, "x": x}, library)
+    own_x = own.pop("x")
+    for use in (generator.apply, generator.apply_vjp):
+        with pytest.raises(ValueError, match='"stream" needs arrays that can be written'):
+            use(own, own_x, schedule="stream")
+    expected = x @ reference_weight(generator, cores).T
+    for schedule in ("auto", "materialise", "recompute"):
+        assert relative_error(generator.apply(own, own_x, schedule=schedule), expected) < tolerance("float32")  # type: ignore[arg-type]
+        y, pullback = generator.apply_vjp(own, own_x, schedule=schedule)  # type: ignore[arg-type]
+        assert relative_error(y, expected) < tolerance("float32")
+        assert set(pullback(y)[1]) == set(cores)
+
+
+def test_a_corrupt_calibration_only_warns() -> None:
+    cache_file().write_text("{")
+    forget()
+    with pytest.warns(UserWarning, match="is ignored"):
+        LARGE.apply(LARGE.init(), np.zeros((1, 1024), "float32"))
+    with warnings.catch_warnings(action="error"):
+        LARGE.apply(LARGE.init(), np.zeros((1, 1024), "float32"))
