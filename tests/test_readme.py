@@ -1,4 +1,4 @@
-"""What the README says is so: its code runs, its figures stand in the results pages, its links lead somewhere."""
+"""What the README and the guide say is so: code runs, figures stand in the results pages, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -11,22 +11,40 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+#: Pages whose code runs.
+GUIDES = ("README.md", "docs/schedules.md")
+#: Code by page and number, and what stands below it as its output ("" for none).
+BLOCKS = {
+    f"{guide} {number}": block
+    for guide in GUIDES
+    for number, block in enumerate(
+        re.findall(
+            r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", (ROOT / guide).read_text(encoding="utf-8"), flags=re.S
+        )
+    )
+}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-@pytest.mark.parametrize("code", BLOCKS, ids=[str(number) for number in range(len(BLOCKS))])
-def test_code_runs_and_prints_what_stands_below_it(code: str) -> None:
+@pytest.mark.parametrize(("code", "output"), BLOCKS.values(), ids=BLOCKS.keys())
+def test_code_runs_and_prints_what_stands_below_it(code: str, output: str) -> None:
     for library in re.findall(r"^(?:import|from) (\w+)", code, flags=re.M):
         pytest.importorskip({"adntn_torch": "torch", "adntn_jax": "equinox"}.get(library, library))
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(code, "README.md", "exec"), {})
+        exec(compile(code, "block of code", "exec"), {})
+    if output:
+        assert without_numbers(printed.getvalue()) == without_numbers(output)
     tables = [line.removeprefix("# ") for line in code.splitlines() if line.startswith("# |")]
     for line in tables:
         assert [cell.strip(" -") for cell in line.split("|")] in [
             [cell.strip(" -") for cell in row.split("|")] for row in printed.getvalue().splitlines()
         ]
+
+
+def without_numbers(text: str) -> str:
+    """Return a text with each number as 0: forecasts are those of the machine at hand."""
+    return re.sub(r"\d[\d.,]*\d|\d", "0", text)
 
 
 def test_measured_rows_are_those_of_the_results_page() -> None:
