@@ -29,15 +29,19 @@ WAYS: dict[str, dict[str, str]] = {
     "materialise, adjoint": {"schedule": "materialise", "differentiation": "adjoint"},
     "recompute": {"schedule": "recompute"},
     "stream": {"schedule": "stream", "differentiation": "adjoint"},
+    "contract": {"schedule": "contract"},
+    "auto": {"schedule": "auto"},
+    "auto, in as little memory as can be": {"schedule": "auto", "memory_limit": "least"},
 }
 #: Keywords of layers, the error and what it says.
 WRONG_SCHEDULES: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"schedule": "steam"}, ValueError, "one of auto, materialise, recompute, stream, contract, got 'steam'"),
     ({"schedule": "stream", "differentiation": "native"}, ValueError, "\"native\", got 'stream'"),
     ({"schedule": "recompute", "engine": "numpy"}, ValueError, "the engine 'numpy', got 'recompute'"),
-    ({"schedule": "contract"}, NotImplementedError, "contract"),
+    ({"schedule": "contract", "topology": LAST_TANH}, ValueError, 'contract" needs last_activation="identity", but tanh'),
+    ({"schedule": "contract", "engine": "numpy"}, ValueError, "the engine 'numpy', got 'contract'"),
     ({"memory_limit": 0}, ValueError, "memory_limit must be a positive number of bytes, or None, got 0"),
-    ({"memory_limit": "1 GiB"}, ValueError, "got '1 GiB'"),
+    ({"memory_limit": "1 GiB"}, TypeError, "got '1 GiB'"),
 ]
 
 
