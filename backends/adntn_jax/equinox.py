@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 
 from adntn import Generator
 from adntn.backends import Differentiation
@@ -142,7 +143,7 @@ class GeneratedLayer(eqx.Module):
 
     def _contracted(self, x: jax.Array) -> jax.Array:
         """Return the output of a layer whose weight is a matrix."""
-        made = jax.eval_shape(lambda cores: weight(self.generator, cores), self.cores)
+        made = jax.eval_shape(lambda: jnp.zeros(self.generator.shape, self.cores[SCALE].dtype))
         like = jax.eval_shape(lambda weight, x: self._dense(weight)(x), made, x)  # a wrong x is Equinox's to refuse
         output = contracted(self.generator, self.cores, x.reshape(-1).astype(like.dtype))
         output = output if self.bias is None else output + self.bias

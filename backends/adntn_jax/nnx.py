@@ -120,7 +120,7 @@ class GeneratedLayer(nnx.Module):
 
             return made_again(whole, self._arrays, inputs)
         if choice.taken.schedule == "contract":
-            made = jax.eval_shape(lambda cores: _kernel(weight(self.generator, cores)), self._arrays)
+            made = jax.eval_shape(lambda: jnp.zeros(self.generator.shape[::-1], self.cores[SCALE][...].dtype))
             like = jax.eval_shape(lambda kernel, inputs: self._dense(kernel)(inputs), made, inputs)  # checks the inputs
             output = contracted(self.generator, self._arrays, inputs.astype(like.dtype))
         else:

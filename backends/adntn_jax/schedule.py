@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from adntn import Generator
 from adntn.arrays import ITEMSIZES, SHORT_DTYPES
@@ -29,7 +29,7 @@ class Scheduling:
         contracts: whether the layer's product is the usual one.
     """
 
-    generator: Generator
+    generator: Generator = field(repr=False)
     schedule: ScheduleName
     memory_limit: int | None
     streams: bool
