@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from adntn import Generator
 from adntn.arrays import namespace_of
-from adntn.program.contract import halves, slab_rows
+from adntn.program.contract import FEW_ROWS, halves, slab_rows
 from adntn.program.run import run
 from adntn.program.schedule import LARGEST
 from adntn_jax.tiles import differentiable, wide
@@ -33,8 +33,8 @@ def contracted(generator: Generator, cores: Arrays, x: jax.Array, largest: int =
     True
 
     It may be jitted, mapped, scanned and sharded, and differentiated in reverse mode with respect to the cores and x.
-    Mapped over a batch, it contracts in the order that is best for a single row, and the slabs are those of one
-    example.
+    Mapped over a batch, each example's rows are taken in slabs for themselves. A few rows are contracted in the order
+    that is best for `FEW_ROWS`: they are most likely one example of such a batch.
 
     Args:
         generator: of one matrix (out, in), with no activation after the last level.
@@ -47,7 +47,7 @@ def contracted(generator: Generator, cores: Arrays, x: jax.Array, largest: int =
     (out_features, features), (_, columns) = network.layout.shape, network.layout.padded_shape
     rows = math.prod(x.shape[:-1])
     slab = slab_rows(network, max(rows, 1), largest, generator.paths)
-    plan = halves(network, slab, generator.paths, slab)
+    plan = halves(network, slab, generator.paths, max(slab, FEW_ROWS))
     computed = {name: wide(core) for name, core in cores.items()}
     known = {**computed, **differentiable(plan.head_adjoint, plan.head.outputs, computed)}
     slabs = -(-rows // slab)
