@@ -1,8 +1,7 @@
 """x @ W.T from x and the cores under JAX: what `adntn.contracting` does, with a loop over the slabs of many rows.
 
-The part that x has no share in is differentiated by the library's adjoint. The rest is linear in every array, and is
-differentiated by JAX: an adjoint of our own would be mapped over a batch as a whole, with gradients of all cores for
-each example; JAX sums them over the examples inside of its matrix products.
+JAX differentiates it, in every mode and order. An adjoint of our own would be mapped over a batch as a whole, with
+gradients of all cores for each example; JAX sums them over the examples inside of its matrix products.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from adntn.arrays import namespace_of
 from adntn.program.contract import FEW_ROWS, halves, slab_rows
 from adntn.program.run import run
 from adntn.program.schedule import LARGEST
-from adntn_jax.tiles import differentiable, wide
+from adntn_jax.tiles import wide
 
 Arrays = Mapping[str, jax.Array]
 
@@ -32,7 +31,7 @@ def contracted(generator: Generator, cores: Arrays, x: jax.Array, largest: int =
     >>> bool(jnp.allclose(contracted(generator, cores, x), generator.apply(cores, x), atol=1e-5))
     True
 
-    It may be jitted, mapped, scanned and sharded, and differentiated in reverse mode with respect to the cores and x.
+    It may be jitted, mapped, scanned and sharded, and differentiated in every mode.
     Mapped over a batch, each example's rows are taken in slabs for themselves. A few rows are contracted in the order
     that is best for `FEW_ROWS`: they are most likely one example of such a batch.
 
@@ -49,7 +48,8 @@ def contracted(generator: Generator, cores: Arrays, x: jax.Array, largest: int =
     slab = slab_rows(network, max(rows, 1), largest, generator.paths)
     plan = halves(network, slab, generator.paths, max(slab, FEW_ROWS))
     computed = {name: wide(core) for name, core in cores.items()}
-    known = {**computed, **differentiable(plan.head_adjoint, plan.head.outputs, computed)}
+    made = run(plan.head, computed, namespace_of(computed.values()))
+    known = {**computed, **{tensor.name: array for tensor, array in zip(plan.head.outputs, made, strict=True)}}
     slabs = -(-rows // slab)
     padded = jnp.pad(wide(x).reshape(rows, features), ((0, slabs * slab - rows), (0, columns - features)))
 

@@ -163,7 +163,7 @@ def _scan(tiles: Tiling, cores: Arrays, of_tile: OfTile, carried: Any) -> tuple[
     """
     computed = {name: wide(core) for name, core in cores.items()}
     functions, nest = namespace_of(computed.values()), tiles.nest
-    known = {**computed, **differentiable(nest.head_adjoint, nest.head.outputs, computed)}
+    known = {**computed, **_named(nest.head_adjoint, nest.head.outputs, computed)}
     whole, pieces = {}, {}
     for read in nest.reads:
         if read.cut is None:
@@ -205,7 +205,7 @@ def _stage(nest: Nest, depth: int, outside: _Outside, of_tile: OfTile, carried: 
         row = outside.row + scanned[0]
         left = {name: pick(scanned[1][name]) for name, (_, pick) in parts.items()}
         first = {name: part[0] for name, part in left.items()}  # the only one, once every loop is entered
-        results = differentiable(stage.adjoint, stage.program.outputs, {**outside.made, **first})
+        results = _named(stage.adjoint, stage.program.outputs, {**outside.made, **first})
         if depth < len(nest.stages) - 1:
             return _stage(nest, depth + 1, _Outside({**outside.made, **results}, left, row), of_tile, carried)
         return of_tile(carried, results[nest.tile.name], row)
@@ -233,7 +233,7 @@ def _parts(read: Read, depth: int, pieces: jax.Array) -> tuple[Any, Callable[[An
     return numpy.asarray(order), lambda number: parts[number]
 
 
-def differentiable(adjoint: Adjoint, outputs: tuple[Tensor, ...], arrays: Arrays) -> dict[str, jax.Array]:
+def _named(adjoint: Adjoint, outputs: tuple[Tensor, ...], arrays: Arrays) -> dict[str, jax.Array]:
     """Return a program's outputs by name, differentiable by its adjoint."""
     if not outputs:
         return {}

@@ -69,6 +69,22 @@ def test_mapped_contractions_are_those_of_the_batch_and_gradients_of_each_exampl
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("largest", LARGEST)
+def test_contractions_are_differentiated_forward_too(largest, assert_agree):
+    generator = LINEAR["MERA"]((23, 12))
+    cores, direction = (in_library(generic_cores(generator, seed), "jax") for seed in (0, 1))
+    x = jnp.asarray(random_array((7, 12), 5))
+    own, expected = (
+        jax.jit(lambda cores, direction, make=make: jax.jvp(make, (cores,), (direction,)))(cores, direction)
+        for make in (
+            lambda cores: contracted(generator, cores, x, largest),
+            lambda cores: x @ generator.weight(cores).T,
+        )
+    )
+    assert_agree(own, expected)
+
+
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_contractions_of_short_numbers_are_rounded_once(dtype):
     generator = LINEAR["MERA"]((23, 12))
