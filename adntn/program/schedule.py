@@ -21,7 +21,7 @@ from typing import Literal, get_args
 from adntn.machine import Machine
 from adntn.network import Network
 from adntn.program.adjoint import adjoint
-from adntn.program.contract import halves, slab_rows
+from adntn.program.contract import FEW_ROWS, halves, slab_rows
 from adntn.program.cost import cost, nest_adjoint_cost, nest_cost
 from adntn.program.ir import Pointwise
 from adntn.program.lower import lower
@@ -408,7 +408,7 @@ def _contract(task: Task, machine: Machine) -> Forecast:
     rows = max(task.rows, 1)
     slab = slab_rows(network, rows, LARGEST, paths)
     slabs = -(-rows // slab)
-    plan = halves(network, slab, paths, slab)
+    plan = halves(network, slab, paths, max(slab, FEW_ROWS) if task.compiled else slab)
     vectors = task.out_features + (task.in_features * (network.batch or 1) if task.training else 0)
     # slabs are put together at the end; made again, if there are many, instead of kept
     joined = rows * vectors * itemsize if slabs > 1 else 0
@@ -423,4 +423,6 @@ def _contract(task: Task, machine: Machine) -> Forecast:
         if slabs > 1:
             seconds += slabs * seconds_of(tail.forward)
         peak = max(peak, *(cost(program, itemsize).peak_bytes - own for program in (tail.forward, tail.backward)))
+        if task.compiled:  # what the head's adjoint needs is kept meanwhile
+            peak = int(COMPILED_WORK * (peak + sum(tensor.size for tensor in plan.head_adjoint.residuals) * itemsize))
     return Forecast("contract", seconds, peak + joined, Plan(1))
