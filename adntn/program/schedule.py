@@ -15,16 +15,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal, get_args
 
 from adntn.machine import Machine
 from adntn.network import Network
-from adntn.program.contract import halves, slab_rows
-from adntn.program.cost import cost, nest_adjoint_cost, nest_cost, step_operations
-from adntn.program.ir import Contract, Program
+from adntn.program.adjoint import adjoint
+from adntn.program.contract import FEW_ROWS, halves, slab_rows
+from adntn.program.cost import cost, nest_adjoint_cost, nest_cost
+from adntn.program.ir import Pointwise
+from adntn.program.lower import lower
 from adntn.program.nest import Nest
 from adntn.program.path import Paths
+from adntn.program.seconds import STEP, nest_adjoint_seconds, nest_seconds, program_seconds
 from adntn.tiling import Plan, tiling
 
 ScheduleName = Literal["auto", "materialise", "recompute", "stream", "contract"]
@@ -32,15 +35,19 @@ SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 
 #: The most numbers that a result in between holds where x is contracted in slabs of rows.
 LARGEST = 2**19
-#: Seconds that running a step takes beyond the array library's own call: Python, and threads that meet.
-STEP = 2e-5
 #: A product with a tile of m rows takes 1 + EDGE / m times what its operations take at best.
 EDGE = 16
-#: Products of small matrices move numbers at about so much of the speed of a copy.
-SMALL = 0.6
+#: How much longer the steps of a compiled loop take: XLA runs those of `jax.lax.scan` one after another, on one thread.
+COMPILED_LOOP = 2.0
+#: "stream" and "recompute" take a plan that holds this share of the weight beyond what they must, if one does.
+LEAN = 1 / 8
 #: Inputs of groups of cores, and sizes of tiles as shares of what fits into the cache, that are tried.
 GROUP_INPUTS = (8, 16, 32, 64)
 TILE_SHARES = (0.25, 0.5, 1.0, 2.0, 4.0)
+#: Tiles of so many to a weight are tried too: those of a small weight hold less than what fits into the cache.
+TILES = 64
+#: How much more XLA's buffers were seen to take than the steps of a tile.
+COMPILED_WORK = 1.15
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,11 @@ class Task:
         training: whether gradients are wanted.
         itemsize: bytes of a number.
         streams: whether the layer can take its weight in tiles of rows.
+        contracts: whether it can hand x to the cores.
+        compiled: whether a compiler runs the steps, as XLA does: the weight is then made in one piece where it is made
+            as a whole, no step takes Python's time, and steps in loops over tiles take longer than others.
+        moments: how many numbers an optimiser keeps for each of a dense layer's, where they count as memory that
+            "auto" may take; Adam keeps two.
     """
 
     network: Network
@@ -62,6 +74,9 @@ class Task:
     training: bool = True
     itemsize: int = 4
     streams: bool = True
+    contracts: bool = True
+    compiled: bool = False
+    moments: int = 0
 
     @property
     def out_features(self) -> int:
@@ -77,6 +92,21 @@ class Task:
     def weight_bytes(self) -> int:
         """Bytes of the weight."""
         return self.out_features * self.in_features * self.itemsize
+
+    @property
+    def padded_bytes(self) -> int:
+        """Bytes of the weight with the rows and columns that are cut off at the end."""
+        return math.prod(self.network.layout.padded_shape) * (self.network.batch or 1) * self.itemsize
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes that the dense layer takes: its weight and, in training, its gradient and the optimiser's moments."""
+        return self.weight_bytes * (2 + self.moments if self.training else 1)
+
+    @property
+    def step(self) -> float:
+        """Seconds that running a step takes beyond the array library's own call."""
+        return 0.0 if self.compiled else STEP
 
 
 @dataclass(frozen=True)
@@ -179,7 +209,8 @@ def choose(task: Task, machine: Machine, schedule: ScheduleName = "auto", memory
         machine: how fast the array library is.
         schedule: "auto", or the one to take.
         memory_limit: bytes beyond cores, x, y and their gradients; None allows "auto" what the dense layer takes, the
-            weight and (in training) its gradient.
+            weight and (in training) its gradient, and the task's `moments`. Without one, "stream" and "recompute" take
+            the fastest of the plans that hold no more than 1/8 of the weight beyond what they must.
 
     Raises:
         ValueError: if the network does not allow the schedule, or nothing fits into the limit; the error names the
@@ -187,9 +218,9 @@ def choose(task: Task, machine: Machine, schedule: ScheduleName = "auto", memory
     """
     if schedule == "contract":
         check_contracts(task.network)
-    allowed = memory_limit
-    if memory_limit is None and schedule == "auto":
-        allowed = task.weight_bytes * (2 if task.training else 1)
+    if (schedule == "stream" and not task.streams) or (schedule == "contract" and not task.contracts):
+        raise ValueError(f"schedule must not be {schedule!r} for this layer")
+    allowed = _allowed(task, schedule) if memory_limit is None else memory_limit
     every = _forecasts(task, machine)
     if schedule == "contract" and not _may_contract(task.network):
         every = (*every, _contract(task, machine))
@@ -210,6 +241,16 @@ def choose(task: Task, machine: Machine, schedule: ScheduleName = "auto", memory
     return Choice(taken, _reason(schedule, memory_limit, allowed, fitting, len(every) - len(fitting)), shown)
 
 
+def _allowed(task: Task, schedule: ScheduleName) -> int | None:
+    """Return the bytes that a schedule may take where the user sets no limit."""
+    if schedule == "auto":
+        return task.dense_bytes
+    beyond = int(LEAN * task.weight_bytes)
+    if schedule == "recompute":
+        return task.weight_bytes * (2 if task.training else 1) + beyond
+    return beyond if schedule == "stream" else None
+
+
 def _reason(
     schedule: ScheduleName, memory_limit: int | None, allowed: int | None, fitting: list[Forecast], others: int
 ) -> str:
@@ -227,10 +268,14 @@ def _forecasts(task: Task, machine: Machine) -> tuple[Forecast, ...]:
     forecasts = []
     for plan in plans(task.network, machine, task.itemsize):
         made = _Tiled(task, machine, plan)
-        forecasts += [made.materialise(), made.recompute()]
+        if not task.compiled:
+            forecasts.append(made.materialise())
+        forecasts.append(made.recompute())
         if task.streams:
             forecasts.append(made.stream())
-    if _may_contract(task.network):
+    if task.compiled:
+        forecasts.append(_in_one_piece(task, machine))
+    if task.contracts and _may_contract(task.network):
         forecasts.append(_contract(task, machine))
     return tuple(forecasts)
 
@@ -240,8 +285,8 @@ def plans(network: Network, machine: Machine, itemsize: int) -> Iterator[Plan]:
     row = network.layout.padded_shape[1:]
     columns = math.prod(row) * (network.batch or 1)
     seen = set()
-    for share in TILE_SHARES:
-        rows = max(1, int(share * machine.cache_bytes / itemsize / columns))
+    fitting = [int(share * machine.cache_bytes / itemsize / columns) for share in TILE_SHARES]
+    for rows in (max(1, rows) for rows in (*fitting, network.layout.shape[0] // TILES)):
         for group_input in GROUP_INPUTS:
             plan = Plan(min(rows, network.layout.shape[0]), group_input)
             if plan not in seen:
@@ -273,16 +318,17 @@ class _Tiled:
     def nest(self) -> Nest:
         return tiling(self.task.network, self.task.paths, self.plan).nest
 
-    def _seconds(self, operations: float, moved: float, calls: int = 1) -> float:
-        in_cache = moved <= 3 * self.machine.cache_bytes * max(calls, 1)
-        return self.machine.seconds(operations, moved, calls, in_cache) + calls * STEP
+    @property
+    def _loop(self) -> float:
+        return COMPILED_LOOP if self.task.compiled else 1.0
 
     @property
     def generating(self) -> float:
-        return nest_seconds(self.nest, self.machine, self.task.itemsize)
+        return self._loop * nest_seconds(self.nest, self.machine, self.task.itemsize, self.task.step)
 
     def pulling_back(self, needs_tile: bool) -> float:
-        return nest_adjoint_seconds(self.nest, self.machine, self.task.itemsize, needs_tile)
+        task = self.task
+        return self._loop * nest_adjoint_seconds(self.nest, self.machine, task.itemsize, needs_tile, task.step)
 
     @property
     def _moved(self) -> float:
@@ -290,18 +336,17 @@ class _Tiled:
         return self.task.weight_bytes / self.machine.bandwidth
 
     def _product(self, tiles: int) -> float:
-        """Time of one product of the weight, or of its tiles, with all rows."""
-        task = self.task
-        edges = 1 + EDGE * tiles / task.out_features
-        operations = 2 * task.rows * task.out_features * task.in_features * edges
-        vectors = task.rows * (task.in_features * tiles + task.out_features) * task.itemsize
-        return self._seconds(operations / tiles, (vectors + task.weight_bytes) / tiles) * tiles
+        return _product_seconds(self.task, self.machine, tiles)
+
+    @property
+    def _weight_bytes(self) -> int:
+        return self.task.padded_bytes if self.task.compiled else self.task.weight_bytes
 
     def _forecast(self, schedule: ScheduleName, seconds: float, peak: int) -> Forecast:
         return Forecast(schedule, seconds, peak, self.plan)
 
     def materialise(self) -> Forecast:
-        weight, work = self.task.weight_bytes, self._work(needs_tile=False, beside=2 * self._tile)
+        weight, work = self._weight_bytes, self._work(needs_tile=False, beside=2 * self._tile)
         seconds = self.generating + self._moved + self._product(1)
         if not self.task.training:
             return self._forecast("materialise", seconds, weight + self._work(None, beside=self._tile))
@@ -316,10 +361,10 @@ class _Tiled:
 
     def stream(self) -> Forecast:
         tiles = math.prod(stage.count for stage in self.nest.stages)
-        seconds = self.generating + self._product(tiles)
+        seconds = self.generating + self._loop * self._product(tiles)
         if not self.task.training:
             return self._forecast("stream", seconds, self._work(None, beside=self._tile + self._share))
-        seconds += 2 * self._product(tiles) + self.pulling_back(needs_tile=True)
+        seconds += 2 * self._loop * self._product(tiles) + self.pulling_back(needs_tile=True)
         # the tile as rows, its adjoint as rows and in legs, what it adds to dL/dx or to y
         beside = 3 * self._tile + max(self._tile, self._share)
         return self._forecast("stream", seconds, self._work(needs_tile=True, beside=beside))
@@ -345,7 +390,39 @@ class _Tiled:
         one = nest_cost(self.nest, itemsize)
         if needs_tile is not None:
             one = one + nest_adjoint_cost(self.nest, itemsize, needs_tile)
-        return one.peak_bytes + (beside - sum(tensor.size for tensor in self.nest.head.inputs)) * itemsize
+        beyond = beside - sum(tensor.size for tensor in self.nest.head.inputs)
+        work = one.peak_bytes + beyond * itemsize
+        return int(COMPILED_WORK * work) if self.task.compiled else work
+
+
+def _product_seconds(task: Task, machine: Machine, tiles: int) -> float:
+    """Return the time of one product of the weight, or of its tiles, with all rows."""
+    edges = 1 + EDGE * tiles / task.out_features
+    operations = 2 * task.rows * task.out_features * task.in_features * edges / tiles
+    vectors = task.rows * (task.in_features * tiles + task.out_features) * task.itemsize
+    moved = (vectors + task.weight_bytes) / tiles
+    in_cache = moved <= 3 * machine.cache_bytes
+    return (machine.seconds(operations, moved, 1, in_cache) + task.step) * tiles
+
+
+def _in_one_piece(task: Task, machine: Machine) -> Forecast:
+    """Return what it takes to make the weight in one piece, and to pull its adjoint back with what has been kept."""
+    whole, itemsize = adjoint(lower(task.network, task.paths)), task.itemsize
+    steps = whole.forward.steps
+    plan = Plan(task.network.layout.shape[0])
+    cores = sum(tensor.size for tensor in whole.forward.inputs) * itemsize
+    making, pulling = (
+        program_seconds(program, machine, itemsize, task.step) for program in (whole.forward, whole.backward)
+    )
+    seconds = making + _product_seconds(task, machine, 1)
+    if not task.training:
+        peak = cost(lower(task.network, task.paths), itemsize).peak_bytes
+        return Forecast("materialise", seconds, peak - cores, plan)
+    seconds += 2 * _product_seconds(task, machine, 1) + pulling
+    # the weight and dL/dW are held together, and a buffer more where something stands on the weight: as XLA was seen to
+    beside = 1 + any(isinstance(step, Pointwise) and step.out.size * itemsize >= task.padded_bytes for step in steps)
+    peak = max(cost(program, itemsize).peak_bytes for program in (whole.forward, whole.backward))
+    return Forecast("materialise", seconds, peak + beside * task.padded_bytes - cores, plan)
 
 
 def _contract(task: Task, machine: Machine) -> Forecast:
@@ -353,55 +430,21 @@ def _contract(task: Task, machine: Machine) -> Forecast:
     rows = max(task.rows, 1)
     slab = slab_rows(network, rows, LARGEST, paths)
     slabs = -(-rows // slab)
-    plan = halves(network, slab, paths, slab)
+    plan = halves(network, slab, paths, max(slab, FEW_ROWS) if task.compiled else slab)
     vectors = task.out_features + (task.in_features * (network.batch or 1) if task.training else 0)
     # slabs are put together at the end; made again, if there are many, instead of kept
     joined = rows * vectors * itemsize if slabs > 1 else 0
     own = (plan.x.size + plan.tail.outputs[0].size) * itemsize
-    seconds = program_seconds(plan.head, machine, itemsize) + slabs * program_seconds(plan.tail, machine, itemsize)
+    seconds_of = partial(program_seconds, machine=machine, itemsize=itemsize, step=task.step)
+    seconds = seconds_of(plan.head) + slabs * seconds_of(plan.tail)
     peak = cost(plan.tail, itemsize).peak_bytes - own
     if task.training:
         head, tail = plan.head_adjoint, plan.tail_adjoint
-        seconds += sum(program_seconds(program, machine, itemsize) for program in (head.forward, head.backward))
-        seconds += slabs * program_seconds(tail.backward, machine, itemsize)
+        seconds += seconds_of(head.forward) + seconds_of(head.backward)
+        seconds += slabs * seconds_of(tail.backward)
         if slabs > 1:
-            seconds += slabs * program_seconds(tail.forward, machine, itemsize)
+            seconds += slabs * seconds_of(tail.forward)
         peak = max(peak, *(cost(program, itemsize).peak_bytes - own for program in (tail.forward, tail.backward)))
+        if task.compiled:  # what the head's adjoint needs is kept meanwhile
+            peak = int(COMPILED_WORK * (peak + sum(tensor.size for tensor in plan.head_adjoint.residuals) * itemsize))
     return Forecast("contract", seconds, peak + joined, Plan(1))
-
-
-def program_seconds(program: Program, machine: Machine, itemsize: int) -> float:
-    """Return the predicted time of a program, step by step."""
-    total = 0.0
-    for step in program.steps:
-        moved = sum(tensor.size for tensor in (*step.inputs, step.out)) * itemsize
-        in_cache = moved <= 3 * machine.cache_bytes
-        moved = round(moved / SMALL)
-        if isinstance(step, Contract):
-            total += machine.seconds(step_operations(step), moved, 1, in_cache)
-        else:
-            total += max(step.out.size / machine.tanh, machine.seconds(0, moved, 1, in_cache))
-    return total + STEP * len(program.steps)
-
-
-def nest_seconds(nest: Nest, machine: Machine, itemsize: int) -> float:
-    """Return the predicted time of making all tiles."""
-    total, runs = program_seconds(nest.head, machine, itemsize), 1
-    for stage in nest.stages:
-        runs *= stage.count
-        total += runs * program_seconds(stage.program, machine, itemsize)
-    return total
-
-
-def nest_adjoint_seconds(nest: Nest, machine: Machine, itemsize: int, needs_tile: bool) -> float:
-    """Return the predicted time of making all tiles again and pulling their adjoints back."""
-    head = nest.head_adjoint
-    total, runs = sum(program_seconds(program, machine, itemsize) for program in (head.forward, head.backward)), 1
-    for number, stage in enumerate(nest.stages):
-        runs *= stage.count
-        seen = needs_tile or number < len(nest.stages) - 1
-        forward = stage.adjoint.forward if seen else stage.residuals
-        added = sum(tensor.size for tensor in stage.adjoint.reached) * itemsize * 3 / machine.cached_bandwidth
-        programs = (forward, stage.adjoint.backward)
-        total += runs * (added + sum(program_seconds(program, machine, itemsize) for program in programs))
-    return total

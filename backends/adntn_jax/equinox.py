@@ -13,16 +13,21 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 
 from adntn import Generator
 from adntn.backends import Differentiation
+from adntn.network import SCALE
+from adntn.program.schedule import Choice, ScheduleName
+from adntn.tiling import tiling
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator_of
 from adntn_jax import tiles
 from adntn_jax.again import made_again
-from adntn_jax.differentiate import weight
+from adntn_jax.contracting import contracted
+from adntn_jax.differentiate import path_of, weight
 from adntn_jax.engines import JAX
 from adntn_jax.generated import checked_dtype, drawn_cores
-from adntn_jax.schedule import Schedule, checked_options, chosen
+from adntn_jax.schedule import Scheduling, scheduling
 
 __all__ = ["Conv1d", "Conv2d", "Conv3d", "GeneratedLayer", "Linear"]
 
@@ -41,8 +46,7 @@ class GeneratedLayer(eqx.Module):
         generator: makes the weight, of shape `generator.shape`.
         differentiation: "native" or "adjoint".
         engine: the array library that generates the weight.
-        schedule: how much of the weight exists, and when.
-        memory_limit: bytes to choose the schedule by, or None.
+        scheduling: how much of the weight exists, and when: the schedule and the memory limit.
     """
 
     #: The dense layer that this one stands for, and the arguments that both are built with (also their attributes).
@@ -55,8 +59,7 @@ class GeneratedLayer(eqx.Module):
     generator: Generator = eqx.field(static=True, repr=False)
     differentiation: Differentiation = eqx.field(static=True)
     engine: str = eqx.field(static=True)
-    schedule: Schedule = eqx.field(static=True)
-    memory_limit: int | None = eqx.field(static=True)
+    scheduling: Scheduling = eqx.field(static=True)
 
     def __init__(
         self,
@@ -68,7 +71,7 @@ class GeneratedLayer(eqx.Module):
         differentiation: Differentiation | None,
         engine: str,
         std: float | None,
-        schedule: Schedule,
+        schedule: ScheduleName,
         memory_limit: int | None,
     ) -> None:
         """Build the layer that stands for `dense_kind(**arguments)`."""
@@ -77,8 +80,9 @@ class GeneratedLayer(eqx.Module):
         for name in self.dense_arguments:
             setattr(self, name, getattr(dense, name))
         self.topology, self.generator = topology, generator_of(topology, dense.weight.shape)
-        self.differentiation = checked_options(schedule, memory_limit, differentiation, engine)
-        self.engine, self.schedule, self.memory_limit = engine, schedule, memory_limit
+        self.differentiation, self.engine = path_of(differentiation, engine), engine
+        streams = getattr(self, "groups", 1) == 1
+        self.scheduling = scheduling(self.generator, schedule, memory_limit, differentiation, engine, streams=streams)
         start = 1.0 / math.sqrt(3 * self.generator.fan_in) if std is None else std
         self.cores = drawn_cores(self.generator, jax.random.split(key)[0], number, start)
         self.bias = None if dense.bias is None else _dense_bias(build, self._arguments(), number, key)
@@ -95,26 +99,55 @@ class GeneratedLayer(eqx.Module):
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         """Return the dense layer's output for one example; use `jax.vmap` for a batch, as in `equinox.nn`."""
         output: jax.Array
-        schedule = chosen(self.schedule)
-        if schedule == "materialise":
+        choice = self.scheduling.taken(math.prod(x.shape[1:]), self.cores[SCALE].dtype.name)
+        if choice is None or choice.taken.schedule == "materialise":
             output = self.to_dense()(x, key=key)
             return output
-        tiling = tiles.tiled(self.generator)
-        if schedule == "recompute" or not self._has_independent_rows:
-            return made_again(lambda cores, x: self._dense(tiles.weight(tiling, cores))(x), self.cores, x)
-        product = _skeleton(type(self).dense_kind, (*self._arguments(), ("use_bias", False)))
+        if choice.taken.schedule == "contract":
+            return self._contracted(x)
+        tiled = tiling(self.generator.network, self.generator.paths, choice.taken.plan)
+        if choice.taken.schedule == "recompute":
+            return made_again(lambda cores, x: self._dense(tiles.weight(tiled, cores))(x), self.cores, x)
+        product = _skeleton(type(self).dense_kind, (*self._arguments(), *self._of_rows))
 
         def rows(tile: jax.Array, x: jax.Array) -> jax.Array:
             made: jax.Array = eqx.tree_at(lambda dense: dense.weight, product, tile)(x)
             return made
 
-        output = tiles.streamed(tiling, self.cores, x, rows, axis=0)
-        return output if self.bias is None else output + self.bias
+        output = tiles.streamed(tiled, self.cores, x, rows, axis=0)
+        output = output if self.bias is None else output + self.bias
+        return output.reshape(output.shape[self._is_scalar :])
+
+    def choice(self, rows: int = 1, training: bool = True) -> Choice:
+        """Return which schedule is taken for one example (of a convolution: of so many places), and why.
+
+        However many examples `jax.vmap` adds, they are not seen: what is held for each of them counts once.
+
+        >>> layer = Linear(256, 256, schedule="stream", key=jax.random.key(0))
+        >>> print(layer.choice().taken.schedule)
+        stream
+
+        Raises:
+            ValueError: if nothing fits into the layer's memory limit; the error names the least that would.
+        """
+        return self.scheduling.choice(rows, self.cores[SCALE].dtype.name, training)
 
     @property
-    def _has_independent_rows(self) -> bool:
-        """Whether some rows of the weight are the weight of a dense layer with fewer outputs."""
-        return self.generator.shape[0] > 1 and getattr(self, "groups", 1) == 1
+    def _of_rows(self) -> Arguments:
+        """Arguments, instead of the layer's own, of a dense layer that makes some rows of the output."""
+        return (("use_bias", False),)
+
+    @property
+    def _is_scalar(self) -> bool:
+        return False
+
+    def _contracted(self, x: jax.Array) -> jax.Array:
+        """Return the output of a layer whose weight is a matrix."""
+        made = jax.eval_shape(lambda: jnp.zeros(self.generator.shape, self.cores[SCALE].dtype))
+        like = jax.eval_shape(lambda weight, x: self._dense(weight)(x), made, x)  # a wrong x is Equinox's to refuse
+        output = contracted(self.generator, self.cores, x.reshape(-1).astype(like.dtype))
+        output = output if self.bias is None else output + self.bias
+        return output.reshape(like.shape)
 
     def _dense(self, weight: jax.Array) -> Any:
         dense = _skeleton(type(self).dense_kind, self._arguments())
@@ -155,10 +188,12 @@ class Linear(GeneratedLayer):
         differentiation: "native", JAX's own, or "adjoint", the library's; see `adntn_jax.weight`.
         engine: the array library that generates the weight; see `adntn_jax.weight`.
         std: the start's standard deviation; None takes that of `equinox.nn`, 1 / sqrt(3 fan in).
-        schedule: "materialise" makes the weight and keeps it for the backward pass; "recompute" keeps the cores and
-            makes it again; "stream" never makes more of it, or of its gradient, than a tile of output rows, and where
-            rows do not stand for themselves (grouped convolutions) recomputes. "auto" chooses.
-        memory_limit: bytes that "auto" may take, or None.
+        schedule: how the weight meets x: "materialise", "recompute", "stream" (not with groups), "contract" (see
+            `adntn.program.schedule`), or "auto", the fastest that is predicted for one example; `jax.vmap` does not
+            tell how many there are. Where differentiation="native" is asked for, or another engine computes, the
+            weight is materialised.
+        memory_limit: bytes that may be held beyond cores, x, y and their gradients, with one example; None lets "auto"
+            take what a dense layer does that is trained with Adam: the weight, its gradient and two moments.
 
     Raises:
         TypeError, ValueError: from Equinox, the topology or the options, for what they do not accept.
@@ -170,6 +205,14 @@ class Linear(GeneratedLayer):
     in_features: int | str = eqx.field(static=True)
     out_features: int | str = eqx.field(static=True)
     use_bias: bool = eqx.field(static=True)
+
+    @property
+    def _of_rows(self) -> Arguments:
+        return (("use_bias", False), ("out_features", 1))  # any number: Equinox reads it for "scalar" alone
+
+    @property
+    def _is_scalar(self) -> bool:
+        return self.out_features == "scalar"
 
     def __init__(
         self,
@@ -183,7 +226,7 @@ class Linear(GeneratedLayer):
         differentiation: Differentiation | None = None,
         engine: str = JAX,
         std: float | None = None,
-        schedule: Schedule = "auto",
+        schedule: ScheduleName = "auto",
         memory_limit: int | None = None,
     ) -> None:
         arguments = {"in_features": in_features, "out_features": out_features, "use_bias": use_bias}
@@ -243,7 +286,7 @@ class _Convolution(GeneratedLayer):
         differentiation: Differentiation | None = None,
         engine: str = JAX,
         std: float | None = None,
-        schedule: Schedule = "auto",
+        schedule: ScheduleName = "auto",
         memory_limit: int | None = None,
     ) -> None:
         given = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, use_bias, padding_mode)

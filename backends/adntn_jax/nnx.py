@@ -17,13 +17,17 @@ from flax import nnx
 from flax.nnx.nn import dtypes
 
 from adntn.backends import Differentiation
+from adntn.network import SCALE
+from adntn.program.schedule import Choice, ScheduleName
+from adntn.tiling import tiling
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator_of
 from adntn_jax import tiles
 from adntn_jax.again import made_again
-from adntn_jax.differentiate import weight
+from adntn_jax.contracting import contracted
+from adntn_jax.differentiate import path_of, weight
 from adntn_jax.engines import JAX
 from adntn_jax.generated import checked_dtype, drawn_cores
-from adntn_jax.schedule import Schedule, checked_options, chosen
+from adntn_jax.schedule import Scheduling, scheduling
 
 __all__ = ["Conv", "GeneratedLayer", "Linear"]
 
@@ -43,13 +47,13 @@ class GeneratedLayer(nnx.Module):
         generator: makes the weight, of shape `generator.shape`.
         differentiation: "native" or "adjoint".
         engine: the array library that generates the weight.
-        schedule: how much of the weight exists, and when.
-        memory_limit: bytes to choose the schedule by, or None.
+        scheduling: how much of the kernel exists, and when: the schedule and the memory limit.
     """
 
     #: The dense layer that this one stands for.
     dense_kind: ClassVar[Callable[..., nnx.Module]]
 
+    scheduling: Scheduling
     dtype: Any
     promote_dtype: Callable[..., Any]
 
@@ -64,7 +68,7 @@ class GeneratedLayer(nnx.Module):
         differentiation: Differentiation | None,
         engine: str,
         std: float | None,
-        schedule: Schedule,
+        schedule: ScheduleName,
         memory_limit: int | None,
     ) -> None:
         """Build the layer that stands for `dense_kind(**arguments)`; every argument becomes an attribute."""
@@ -75,8 +79,16 @@ class GeneratedLayer(nnx.Module):
         dense: Any = nnx.eval_shape(lambda: self._built(nnx.initializers.zeros, nnx.initializers.zeros))
         *rest, inputs, outputs = dense.kernel.shape
         self.topology, self.generator = topology, generator_of(topology, (outputs, inputs, *rest))
-        self.differentiation = checked_options(schedule, memory_limit, differentiation, engine)
-        self.engine, self.schedule, self.memory_limit = engine, schedule, memory_limit
+        self.differentiation, self.engine = path_of(differentiation, engine), engine
+        self.scheduling = scheduling(
+            self.generator,
+            schedule,
+            memory_limit,
+            differentiation,
+            engine,
+            streams=self._has_independent_rows,
+            contracts=self._has_the_usual_product,
+        )
         start = 1.0 / math.sqrt(self.generator.fan_in) if std is None else std
         drawn = drawn_cores(self.generator, rngs.params(), number, start)
         self.cores = nnx.Dict({name: nnx.Param(core) for name, core in drawn.items()})
@@ -96,29 +108,46 @@ class GeneratedLayer(nnx.Module):
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
         """Return the dense layer's output."""
         output: jax.Array
-        schedule = chosen(self.schedule)
-        if schedule == "materialise":
+        choice = self.scheduling.taken(math.prod(inputs.shape[:-1]), self.cores[SCALE][...].dtype.name)
+        if choice is None or choice.taken.schedule == "materialise":
             output = self.to_dense()(inputs, out_sharding=out_sharding)
             return output
-        tiling = tiles.tiled(self.generator)
-        if schedule == "recompute" or out_sharding is not None or not self._has_independent_rows:
+        tiled = tiling(self.generator.network, self.generator.paths, choice.taken.plan)
+        if choice.taken.schedule == "recompute" or out_sharding is not None:
 
             def whole(cores: dict[str, jax.Array], inputs: jax.Array) -> Any:
-                return self._dense(_kernel(tiles.weight(tiling, cores)))(inputs, out_sharding=out_sharding)
+                return self._dense(_kernel(tiles.weight(tiled, cores)))(inputs, out_sharding=out_sharding)
 
             return made_again(whole, self._arrays, inputs)
+        if choice.taken.schedule == "contract":
+            made = jax.eval_shape(lambda: jnp.zeros(self.generator.shape[::-1], self.cores[SCALE][...].dtype))
+            like = jax.eval_shape(lambda kernel, inputs: self._dense(kernel)(inputs), made, inputs)  # checks the inputs
+            output = contracted(self.generator, self._arrays, inputs.astype(like.dtype))
+        else:
 
-        def rows(tile: jax.Array, inputs: jax.Array) -> jax.Array:
-            made: jax.Array = self._dense(_kernel(tile), use_bias=False, out_features=tile.shape[0])(inputs)
-            return made
+            def rows(tile: jax.Array, inputs: jax.Array) -> jax.Array:
+                made: jax.Array = self._dense(_kernel(tile), use_bias=False, out_features=tile.shape[0])(inputs)
+                return made
 
-        output = tiles.streamed(tiling, self._arrays, inputs, rows, axis=inputs.ndim - 1)
+            output = tiles.streamed(tiled, self._arrays, inputs, rows, axis=inputs.ndim - 1)
         if self.bias is None:
             return output
         bias = self.bias[...]
         _, _, promoted = self.promote_dtype((inputs, bias, bias), dtype=self.dtype)  # the kernel has the bias's type
         output += promoted
         return output
+
+    def choice(self, rows: int, training: bool = True) -> Choice:
+        """Return which schedule is taken for so many vectors (of a convolution: places in all examples), and why.
+
+        >>> layer = Linear(256, 256, schedule="stream", rngs=nnx.Rngs(0))
+        >>> print(layer.choice(32).taken.schedule)
+        stream
+
+        Raises:
+            ValueError: if nothing fits into the layer's memory limit; the error names the least that would.
+        """
+        return self.scheduling.choice(rows, self.cores[SCALE][...].dtype.name, training)
 
     @property
     def _arrays(self) -> dict[str, jax.Array]:
@@ -128,6 +157,12 @@ class GeneratedLayer(nnx.Module):
     def _has_independent_rows(self) -> bool:
         """Whether some outputs' part of the kernel is the kernel of a dense layer with fewer outputs."""
         return getattr(self, "feature_group_count", 1) == 1 and getattr(self, "mask", None) is None
+
+    @property
+    def _has_the_usual_product(self) -> bool:
+        """Whether NNX multiplies as contractions do: without a function or a precision of the user's own."""
+        own = (getattr(self, name, None) for name in ("precision", "preferred_element_type"))
+        return getattr(self, "dot_general", jax.lax.dot_general) is jax.lax.dot_general and set(own) == {None}
 
     def _dense(self, kernel: Any, **changed: Any) -> Any:
         return self._built(lambda *_: kernel, lambda *_: self.bias[...], **changed)
@@ -157,11 +192,12 @@ class Linear(GeneratedLayer):
         differentiation: "native", JAX's own, or "adjoint", the library's; see `adntn_jax.weight`.
         engine: the array library that generates the weight; see `adntn_jax.weight`.
         std: the start's standard deviation; None takes that of `flax.nnx`, 1 / sqrt(fan in).
-        schedule: "materialise" makes the weight and keeps it for the backward pass; "recompute" keeps the cores and
-            makes it again; "stream" never makes more of it, or of its gradient, than a tile of output rows, and where
-            rows do not stand for themselves (grouped or masked convolutions, an `out_sharding`) recomputes. "auto"
-            chooses.
-        memory_limit: bytes that "auto" may take, or None.
+        schedule: how the weight meets x: "materialise", "recompute", "stream" (not with groups or a mask), "contract"
+            (not with a product of one's own; see `adntn.program.schedule`), or "auto", the fastest that is predicted
+            for each number of rows. A call with an `out_sharding` recomputes instead of the last two. Where
+            differentiation="native" is asked for, or another engine computes, the weight is materialised.
+        memory_limit: bytes that may be held beyond cores, x, y and their gradients; None lets "auto" take what a dense
+            layer does that is trained with Adam: the weight, its gradient and two moments.
 
     Raises:
         TypeError, ValueError: from NNX, the topology or the options, for what they do not accept.
@@ -188,7 +224,7 @@ class Linear(GeneratedLayer):
         differentiation: Differentiation | None = None,
         engine: str = JAX,
         std: float | None = None,
-        schedule: Schedule = "auto",
+        schedule: ScheduleName = "auto",
         memory_limit: int | None = None,
     ) -> None:
         arguments = {
@@ -255,7 +291,7 @@ class Conv(GeneratedLayer):
         differentiation: Differentiation | None = None,
         engine: str = JAX,
         std: float | None = None,
-        schedule: Schedule = "auto",
+        schedule: ScheduleName = "auto",
         memory_limit: int | None = None,
     ) -> None:
         arguments = {

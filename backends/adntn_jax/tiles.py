@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy
 
-from adntn import Generator
 from adntn.arrays import SHORT_DTYPES, namespace_of, transposition
 from adntn.network import SCALE
 from adntn.program.adjoint import Adjoint
@@ -26,7 +25,7 @@ from adntn.program.ir import Tensor
 from adntn.program.lower import row_legs
 from adntn.program.nest import Nest, Read
 from adntn.program.run import run
-from adntn.tiling import Plan, Tiling, tiling
+from adntn.tiling import Tiling
 from adntn_jax.again import any_number, made_again
 
 Arrays = Mapping[str, jax.Array]
@@ -35,38 +34,16 @@ Product = Callable[[jax.Array, Any], jax.Array]
 #: From what is carried, a tile and the number of its first row to what is carried on, and what the tile gives.
 OfTile = Callable[[Any, jax.Array, jax.Array], tuple[Any, Any]]
 
-#: About how many numbers a tile has where nobody says: few enough for a processor's cache, enough to be worth a step.
-TILE_SIZE = 2**18
-
-
-def tiled(generator: Generator, tile_rows: int | None = None) -> Tiling:
-    """Return a generator's weight in tiles.
-
-    >>> import adntn
-    >>> tiled(adntn.TTN((4096, 4096), bond=2)).nest.tile_rows
-    64
-
-    Args:
-        generator: what is generated.
-        tile_rows: about how many rows a tile has; None for tiles of about 2**18 numbers.
-
-    Raises:
-        ValueError: if a tile would have no rows.
-    """
-    if tile_rows is not None and tile_rows < 1:
-        raise ValueError(f"tile_rows must be at least 1, or None, got {tile_rows}")
-    size = generator.fan_in * (generator.network.batch or 1)
-    rows = max(1, TILE_SIZE // size) if tile_rows is None else tile_rows
-    return tiling(generator.network, generator.paths, Plan(rows))
-
 
 def weight(tiles: Tiling, cores: Arrays) -> jax.Array:
     """Return the whole weight; its gradient needs nothing but the cores, and makes the tiles again.
 
     >>> import adntn
+    >>> from adntn.tiling import Plan, tiling
     >>> generator = adntn.MERA((16, 16), bond=2)
     >>> cores = generator.init(backend="jax")
-    >>> bool(jnp.allclose(weight(tiled(generator, 4), cores), generator.weight(cores), atol=1e-6))
+    >>> tiles = tiling(generator.network, (), Plan(4))
+    >>> bool(jnp.allclose(weight(tiles, cores), generator.weight(cores), atol=1e-6))
     True
 
     Args:
@@ -118,9 +95,11 @@ def streamed(tiles: Tiling, cores: Arrays, x: Any, product: Product, axis: int) 
     """Return the output of a layer, made tile by tile: neither the weight nor its gradient ever exists.
 
     >>> import adntn
+    >>> from adntn.tiling import Plan, tiling
     >>> generator = adntn.TTN((16, 8), bond=2)
     >>> cores, x = generator.init(backend="jax"), jnp.ones((3, 8))
-    >>> y = streamed(tiled(generator, 4), cores, x, lambda tile, x: x @ tile.T, axis=1)
+    >>> tiles = tiling(generator.network, (), Plan(4))
+    >>> y = streamed(tiles, cores, x, lambda tile, x: x @ tile.T, axis=1)
     >>> bool(jnp.allclose(y, generator.apply(cores, x), atol=1e-6))
     True
 
@@ -137,17 +116,18 @@ def streamed(tiles: Tiling, cores: Arrays, x: Any, product: Product, axis: int) 
     dtypes = jax.tree.map(lambda array: array.dtype, x)
 
     # 16-bit gradients with respect to x are added up over the tiles in float32
-    def rounded(tile: jax.Array, wide: Any) -> jax.Array:
-        return product(tile, jax.tree.map(lambda array, dtype: array.astype(dtype), wide, dtypes))
+    def rounded(tile: jax.Array, widened: Any) -> jax.Array:
+        return product(tile, jax.tree.map(lambda array, dtype: array.astype(dtype), widened, dtypes))
 
-    def made(cores: Arrays, wide: Any) -> jax.Array:
-        _, stacked = _scan(tiles, cores, lambda _, tile, row: (None, rounded(tile, wide)), None)
+    def made(cores: Arrays, widened: Any) -> jax.Array:
+        _, stacked = _scan(tiles, cores, lambda _, tile, row: (None, rounded(tile, widened)), None)
         return _in_row_order(stacked, tiles, axis)
 
-    return made_again(made, dict(cores), jax.tree.map(_wide, x))  # the head's results, too
+    return made_again(made, dict(cores), jax.tree.map(wide, x))  # the head's results, too
 
 
-def _wide(array: jax.Array) -> jax.Array:
+def wide(array: jax.Array) -> jax.Array:
+    """Return an array in the number type to compute in: float32 for 16 bits."""
     return array.astype("float32") if array.dtype.name in SHORT_DTYPES else array
 
 
@@ -181,7 +161,7 @@ def _scan(tiles: Tiling, cores: Arrays, of_tile: OfTile, carried: Any) -> tuple[
         of_tile: from what is carried, a tile and the number of its first row to what is carried on, and what it gives.
         carried: to the first tile.
     """
-    computed = {name: _wide(core) for name, core in cores.items()}
+    computed = {name: wide(core) for name, core in cores.items()}
     functions, nest = namespace_of(computed.values()), tiles.nest
     known = {**computed, **_named(nest.head_adjoint, nest.head.outputs, computed)}
     whole, pieces = {}, {}

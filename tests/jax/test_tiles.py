@@ -15,6 +15,7 @@ from jax.sharding import AxisType, PartitionSpec
 from matrix import COMPILED, LAYER_TOPOLOGIES, SHAPE, TOPOLOGIES
 
 import adntn
+from adntn.tiling import Plan, Tiling, tiling
 from adntn_jax import tiles
 
 #: Rows of the topologies' matrix with shapes: batched, and padded in rows and in columns.
@@ -40,6 +41,10 @@ def generator(request: pytest.FixtureRequest) -> adntn.Generator:
     return made
 
 
+def tiled(generator: adntn.Generator, tile_rows: int) -> Tiling:
+    return tiling(generator.network, generator.paths, Plan(tile_rows))
+
+
 def double(generator: adntn.Generator, seed: int = 0, dtype: str = "float64") -> dict[str, jax.Array]:
     return in_library(generic_cores(generator, seed, dtype), "jax")
 
@@ -48,12 +53,12 @@ def inputs(generator: adntn.Generator, examples: int = 4, dtype: str = "float64"
     return jnp.asarray(random_array((examples, *generator.shape[1:]), 5, dtype))
 
 
-def streaming(generator: adntn.Generator, tile_rows: int | None = 5) -> Callable[[Any, jax.Array], jax.Array]:
+def streaming(generator: adntn.Generator, tile_rows: int = 5) -> Callable[[Any, jax.Array], jax.Array]:
     """A loss of cores and x, not linear in the weight, of one example or of some."""
-    tiling = tiles.tiled(generator, tile_rows)
+    tiles_of = tiled(generator, tile_rows)
 
     def loss(cores: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-        y = tiles.streamed(tiling, cores, x, lambda tile, x: x @ tile.T, axis=x.ndim - 1)
+        y = tiles.streamed(tiles_of, cores, x, lambda tile, x: x @ tile.T, axis=x.ndim - 1)
         return (jnp.sin(y) ** 2).sum()
 
     return loss
@@ -72,11 +77,11 @@ def test_weights_and_gradients_are_the_librarys(topology, shape, tile_rows, asse
     cores = generic_cores(generator)
     expected, pullback = generator.vjp(cores)
     weight_bar = random_array(generator.shape)
-    tiling = tiles.tiled(generator, tile_rows)
+    tiles_of = tiled(generator, tile_rows)
 
     @jax.jit
     def both(cores: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        weight, pull_back = jax.vjp(partial(tiles.weight, tiling), cores)
+        weight, pull_back = jax.vjp(partial(tiles.weight, tiles_of), cores)
         return weight, pull_back(jnp.asarray(weight_bar))[0]
 
     assert_agree(both(in_library(cores, "jax")), (expected, pullback(weight_bar)))
@@ -148,7 +153,7 @@ def test_data_sharded_over_devices_gives_the_same_gradients(generator, assert_ag
 def test_experts_sharded_over_devices_are_generated_where_they_live(assert_agree):
     whole, part = (adntn.TTN((4, 6), bond=2, batch=batch) for batch in (8, 2))
     split = PartitionSpec("expert")
-    weight = partial(tiles.weight, tiles.tiled(part, 2))
+    weight = partial(tiles.weight, tiled(part, 2))
     sharded = jax.shard_map(weight, mesh=mesh_of_four("expert"), in_specs=split, out_specs=split)
     own, expected = (
         jax.jit(jax.value_and_grad(lambda cores, make=make: (make(cores) ** 3).sum()))(double(whole))
@@ -161,7 +166,7 @@ def test_experts_sharded_over_devices_are_generated_where_they_live(assert_agree
 def test_gradients_of_complex_cores_are_jaxs_own(assert_agree):
     generator = adntn.MERA((6, 5), bond=2, mixing_activation="tanh")
     cores, x = double(generator, dtype="complex128"), inputs(generator, dtype="complex128")
-    tiling = tiles.tiled(generator, 2)
+    tiles_of = tiled(generator, 2)
 
     def square(y: jax.Array) -> jax.Array:
         return (y * y.conj()).real.sum()
@@ -169,7 +174,7 @@ def test_gradients_of_complex_cores_are_jaxs_own(assert_agree):
     own, expected = (
         jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(cores, x)
         for loss in (
-            lambda cores, x: square(tiles.streamed(tiling, cores, x, lambda tile, x: x @ tile.T, axis=1)),
+            lambda cores, x: square(tiles.streamed(tiles_of, cores, x, lambda tile, x: x @ tile.T, axis=1)),
             lambda cores, x: square(x @ generator.weight(cores).T),
         )
     )
@@ -185,10 +190,10 @@ def test_short_numbers_are_added_up_over_the_tiles_in_float32(dtype):
     wide_cores, wide_x = jax.tree.map(lambda array: array.astype("float64"), (cores, x))
     # so many shares of one sign that a sum in 16 bits would come to a stand
     y_bar = jnp.sign(generator.weight(wide_cores) @ jnp.ones((8, 3))).T
-    tiling = tiles.tiled(generator, 2)
+    tiles_of = tiled(generator, 2)
 
     def streamed(cores: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-        return tiles.streamed(tiling, cores, x, lambda tile, x: x @ tile.T, axis=1)
+        return tiles.streamed(tiles_of, cores, x, lambda tile, x: x @ tile.T, axis=1)
 
     own, pullback = jax.vjp(jax.jit(streamed), cores, x)
     expected, wide_pullback = jax.vjp(jax.jit(lambda cores, x: x @ generator.weight(cores).T), wide_cores, wide_x)
@@ -225,11 +230,6 @@ def test_neither_the_weight_nor_a_tile_for_each_example_exists(topology):
         program = jax.make_jaxpr(jax.value_and_grad(mapped, argnums=(0, 1)))(cores, x)
         sizes = [variable.aval.size for equation in equations(program.jaxpr) for variable in equation.outvars]
         assert max(sizes) == largest
-
-
-def test_tiles_without_rows_are_refused(generator):
-    with pytest.raises(ValueError, match="tile_rows must be at least 1, or None, got 0"):
-        tiles.tiled(generator, 0)
 
 
 def bytes_of_gradient(loss: Callable[..., jax.Array], *arguments: Any) -> int:
