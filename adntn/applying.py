@@ -8,19 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 from adntn.arrays import (
     ITEMSIZES,
+    SHORT_DTYPES,
     Array,
     as_dtype,
     backend_of,
     can_be_written,
     check_alike,
+    detached,
     dtype_name,
     empty,
+    is_differentiated,
     namespace_of,
 )
 from adntn.contracting import contracted, contracted_vjp
 from adntn.machine import machine
 from adntn.network import SCALE
-from adntn.program.schedule import Choice, ScheduleName, Task, checked_schedule, choose
+from adntn.program.forecast import ScheduleName, Task
+from adntn.program.schedule import Choice, checked_schedule, choose, rounded
 from adntn.streaming import stream, stream_back
 from adntn.tiling import tiling
 
@@ -35,12 +39,12 @@ def applied(
 ) -> Array:
     """Return x @ W.T for x of shape (..., in); see `Generator.apply`."""
     matrix = _as_matrix(generator, cores, x)
-    differentiable = any(getattr(array, "requires_grad", False) for array in (x, *cores.values()))
-    written = can_be_written(x) and not differentiable
+    written = can_be_written(x) and not any(is_differentiated(array) for array in (x, *cores.values()))
     name = _named(schedule, memory_limit, written)
-    choice = _choice(generator, cores, matrix.shape[-2], schedule=name, memory_limit=memory_limit, training=False)
+    task = _task(generator, cores, matrix.shape[-2], training=False, streams=written)
+    choice = _choice(task, cores, name, memory_limit)
     if choice.taken.schedule == "stream":
-        _, prepared = generator.prepared(cores)
+        _, prepared = generator.prepared({name: detached(core) for name, core in cores.items()})
         product = empty((*matrix.shape[:-1], generator.shape[-2]), x)
         stream(tiling(generator.network, generator.paths, choice.taken.plan), prepared, matrix, product)
     elif choice.taken.schedule == "contract":
@@ -56,10 +60,11 @@ def applied_vjp(
     generator: Generator, cores: Mapping[str, Array], x: Array, schedule: ScheduleName, memory_limit: int | None
 ) -> tuple[Array, Pullback]:
     """Return x @ W.T and its pullback; see `Generator.apply_vjp`."""
-    matrix = _as_matrix(generator, cores, x)
-    written = can_be_written(x)
+    matrix, written = detached(_as_matrix(generator, cores, x)), can_be_written(x)
+    cores = {name: detached(core) for name, core in cores.items()}
     name = _named(schedule, memory_limit, written)
-    choice = _choice(generator, cores, matrix.shape[-2], schedule=name, memory_limit=memory_limit, training=True)
+    task = _task(generator, cores, matrix.shape[-2], training=True, streams=written)
+    choice = _choice(task, cores, name, memory_limit)
     if choice.taken.schedule == "contract":
         product, pull = contracted_vjp(generator, cores, matrix)
     else:
@@ -81,7 +86,7 @@ def applied_vjp(
 def tiled_vjp(generator: Generator, cores: Mapping[str, Array]) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
     """Return the same as `Generator.vjp`, keeping nothing but the cores: the pullback makes each tile again."""
     weight = generator.weight(cores, out=empty(generator.shape, cores[SCALE]))
-    kept = dict(cores)
+    kept = {name: detached(core) for name, core in cores.items()}
 
     def pullback(weight_bar: Array) -> dict[str, Array]:
         generator.check_weight_bar(weight_bar, kept)
@@ -110,20 +115,16 @@ def _named(schedule: ScheduleName, memory_limit: int | None, written: bool) -> S
     return "materialise" if name == "auto" and memory_limit is None else name
 
 
-def _choice(
-    generator: Generator,
-    cores: Mapping[str, Array],
-    rows: int,
-    *,
-    schedule: ScheduleName,
-    memory_limit: int | None,
-    training: bool,
-) -> Choice:
+def _task(generator: Generator, cores: Mapping[str, Array], rows: int, *, training: bool, streams: bool) -> Task:
+    itemsize = ITEMSIZES[dtype_name(cores[SCALE])]
+    return Task(generator.network, generator.paths, rounded(rows), training, itemsize, streams)
+
+
+def _choice(task: Task, cores: Mapping[str, Array], schedule: ScheduleName, memory_limit: int | None) -> Choice:
     scale = cores[SCALE]
     dtype = dtype_name(scale)
-    here = machine(backend_of(scale), dtype, getattr(scale, "device", None))
-    task = Task(generator.network, generator.paths, rows, training, ITEMSIZES[dtype])
-    return choose(task, here, schedule, memory_limit)
+    computed = "float32" if dtype in SHORT_DTYPES else dtype
+    return choose(task, machine(backend_of(scale), computed, getattr(scale, "device", None)), schedule, memory_limit)
 
 
 def _as_matrix(generator: Generator, cores: Mapping[str, Array], x: Array) -> Array:
@@ -160,9 +161,9 @@ def _streamed(
     stream(tiles, prepared, matrix, product)
 
     def pull(product_bar: Array) -> tuple[Array, dict[str, Array]]:
-        x_bar = namespace_of([matrix]).zeros_like(matrix)
-        gradients = stream_back(tiles, prepared, matrix, product_bar, x_bar)
-        return x_bar, {name: as_dtype(gradients[name], dtype) for name in cores}
+        total = as_dtype(namespace_of([matrix]).zeros_like(matrix), dtype_name(prepared[SCALE]))
+        gradients = stream_back(tiles, prepared, matrix, product_bar, total)
+        return as_dtype(total, dtype_name(matrix)), {name: as_dtype(gradients[name], dtype) for name in cores}
 
     return product, pull
 

@@ -282,6 +282,18 @@ def can_be_written(array: Array) -> bool:
         return False
 
 
+def is_differentiated(array: Array) -> bool:
+    """Return whether the array's library records what is done with it, as torch does."""
+    if not getattr(array, "requires_grad", False):
+        return False
+    return bool(autoray.get_lib_fn(backend_of(array), "is_grad_enabled")())
+
+
+def detached(array: Array) -> Array:
+    """Return the same numbers, with which nothing that is done is recorded."""
+    return array.detach() if hasattr(array, "detach") else array
+
+
 def is_contiguous(array: Array) -> bool:
     """Return whether an array lies in memory row by row, without gaps."""
     return bool(array.is_contiguous() if hasattr(array, "is_contiguous") else array.flags.c_contiguous)

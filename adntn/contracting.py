@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from adntn.arrays import SHORT_DTYPES, Array, as_dtype, dtype_name, namespace_of, padded
 from adntn.program.contract import Halves, halves, slab_rows
+from adntn.program.forecast import LARGEST
 from adntn.program.ir import Program, Tensor
 from adntn.program.run import run
-from adntn.program.schedule import LARGEST
 
 if TYPE_CHECKING:
     from adntn.generator import Generator

@@ -18,6 +18,7 @@ from adntn.arrays import (
     backend_of,
     can_be_written,
     check_alike,
+    detached,
     dtype_name,
     is_contiguous,
     namespace_of,
@@ -27,11 +28,12 @@ from adntn.initialise import initial_cores
 from adntn.machine import machine
 from adntn.network import SCALE, Network
 from adntn.program.adjoint import Adjoint, adjoint
+from adntn.program.forecast import ScheduleName, Task, best_plan
 from adntn.program.ir import Program
 from adntn.program.lower import choose_paths, lower
 from adntn.program.path import Paths
 from adntn.program.run import run
-from adntn.program.schedule import ScheduleName, Task, best_plan, checked_schedule, choose
+from adntn.program.schedule import checked_schedule, choose
 from adntn.report import Report, report
 from adntn.shapes import Assembly
 from adntn.tiling import Tiling, tiling
@@ -186,7 +188,7 @@ class Generator:
         if out is None:
             return self.weight_of(cores)
         self._check_out(out, cores)
-        _, prepared = self.prepared(cores)
+        _, prepared = self.prepared({name: detached(core) for name, core in cores.items()})
         for _ in self.tiling(prepared).generate(prepared, out):
             pass
         return out

@@ -22,10 +22,10 @@ from adntn.activations import IDENTITY
 from adntn.arrays import namespace
 from adntn.machine import machine
 from adntn.network import SCALE, Core, Level, Network
+from adntn.program.forecast import best_plan
 from adntn.program.ir import Program, Tensor
 from adntn.program.lower import lower_levels
 from adntn.program.run import run
-from adntn.program.schedule import best_plan
 from adntn.tiling import tiling
 
 Array = NDArray[Any]  # of real or complex numbers in double precision

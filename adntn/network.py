@@ -140,6 +140,9 @@ class Network:
     def _hash(self) -> int:
         return hash((self.topology, self.layout, self.cores, self.levels, self.batch))
 
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_hash"}  # another process, another hash
+
     def __hash__(self) -> int:
         return self._hash  # computed once: networks are keys of caches that are asked in every step
 

@@ -35,7 +35,7 @@ def stream_back(
     Args:
         tiling, cores, x: as for `stream`.
         out_bar: dL/d(out), of the shape of `out`.
-        x_bar: what dL/dx is added to.
+        x_bar: what dL/dx is added to, of the number type to compute in: sums of many tiles lose more in 16 bits.
     """
     functions = namespace_of([x])
     computed = dtype_name(next(iter(cores.values())))
@@ -57,10 +57,11 @@ def _turned(array: Array, functions: Namespace) -> Array:
 
 def _add_product(total: Array, left: Array, right: Array, functions: Namespace) -> None:
     """Add left @ right to the total, with no more memory than `right` takes."""
-    if len(total.shape) == 2 and hasattr(total, "addmm_"):  # torch does both at once
+    same = dtype_name(total) == dtype_name(right)
+    if same and len(total.shape) == 2 and hasattr(total, "addmm_"):  # torch does both at once
         total.addmm_(left, right)
         return
     step = max(1, right.shape[-2])
     for first in range(0, total.shape[-2], step):
         part = slice(first, first + step)
-        total[..., part, :] += functions.matmul(left[..., part, :], right)
+        total[..., part, :] += as_dtype(functions.matmul(left[..., part, :], right), dtype_name(total))

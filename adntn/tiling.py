@@ -57,6 +57,8 @@ class Tiling:
     def generate(self, cores: Mapping[str, Array], out: Array | None = None) -> Iterator[tuple[slice, Array]]:
         """Yield the rows and the tile, for each tile; in the order of the loops, not of the rows.
 
+        A tile is valid until the next one is asked for: it lies in a buffer that is used again.
+
         Args:
             cores: arrays that can be written in place, checked, of the number type to compute in.
             out: a contiguous array of the weight's shape, that the tiles are written into.

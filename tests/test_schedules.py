@@ -15,7 +15,8 @@ from matrix import SHAPE
 
 import adntn
 from adntn.machine import DEFAULT, cache_file, forget
-from adntn.program.schedule import Choice, Task, choose
+from adntn.program.forecast import Task
+from adntn.program.schedule import Choice, choose
 
 
 @pytest.fixture(autouse=True)

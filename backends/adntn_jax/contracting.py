@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from adntn import Generator
 from adntn.arrays import namespace_of
 from adntn.program.contract import FEW_ROWS, halves, slab_rows
+from adntn.program.forecast import LARGEST
 from adntn.program.run import run
-from adntn.program.schedule import LARGEST
 from adntn_jax.tiles import wide
 
 Arrays = Mapping[str, jax.Array]

@@ -20,7 +20,7 @@ from rich.text import Text
 from torch import nn
 
 from adntn.backends import Differentiation
-from adntn.program.schedule import ScheduleName
+from adntn.program.forecast import ScheduleName
 from adntn.topologies.layers import TopologyOptions
 from adntn_torch.choose import Choice, Rule, above, check_expandable, chosen, generated_kind
 from adntn_torch.generated import GeneratedLayer, parameters_of

@@ -149,18 +149,19 @@ def first_derivatives(backward: Callable[..., tuple[Any, ...]]) -> Callable[...,
             gradients = backward(ctx, bar)
         if not torch.is_grad_enabled():
             return gradients
-        once = iter(_apply(_Once, bar, *(one for one in gradients if one is not None)))
+        made = [one for one in gradients if one is not None]
+        once = iter(_apply(_Once, len(made), *made, bar, *ctx.saved_tensors))
         return tuple(None if one is None else next(once) for one in gradients)
 
     return first
 
 
 class _Once(torch.autograd.Function):
-    """(what arrived, *gradients) -> gradients, which cannot be differentiated."""
+    """(how many gradients, *gradients, *all that they depend on) -> gradients, which cannot be differentiated."""
 
     @staticmethod
-    def forward(ctx: Any, bar: Tensor, *gradients: Tensor) -> tuple[Tensor, ...]:
-        return tuple(gradient.view_as(gradient) for gradient in gradients)
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(gradient.view_as(gradient) for gradient in tensors[:count])
 
     @staticmethod
     def backward(ctx: Any, *adjoints: Tensor) -> tuple[Tensor | None, ...]:

@@ -18,10 +18,10 @@ from adntn.activations import ACTIVATIONS
 from adntn.arrays import namespace_of
 from adntn.generator import Generator
 from adntn.network import SCALE, Leg, Network
+from adntn.program.forecast import GROUP_INPUTS
 from adntn.program.ir import Contract, Program
 from adntn.program.lower import Sweep, lower
 from adntn.program.run import run
-from adntn.program.schedule import GROUP_INPUTS
 
 Legs = tuple[Leg, ...]
 

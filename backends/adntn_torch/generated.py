@@ -14,11 +14,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from adntn.arrays import ITEMSIZES
 from adntn.backends import Differentiation, checked_differentiation
 from adntn.generator import TILED
 from adntn.machine import machine
-from adntn.program.schedule import Choice, ScheduleName, Task, check_contracts, checked_schedule, choose
+from adntn.program.forecast import ScheduleName, Task
+from adntn.program.schedule import Choice, check_contracts, checked_schedule, choose, rounded
 from adntn.tiling import Tiling
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator_of
 from adntn_torch.differentiate import generate, prepare
@@ -169,8 +169,8 @@ class GeneratedLayer(nn.Module):
         scale = self.cores["scale"]
         computed = "float32" if scale.dtype in {torch.float16, torch.bfloat16} else str(scale.dtype)
         here = machine("torch", computed.removeprefix("torch."), scale.device)
-        itemsize = ITEMSIZES[computed.removeprefix("torch.")]
-        task = Task(self.generator.network, self.generator.paths, rows, training, itemsize, self.streams)
+        network, paths = self.generator.network, self.generator.paths
+        task = Task(network, paths, rounded(rows), training, scale.element_size(), self.streams)
         if reason := self._why_in_one_piece():
             return replace(choose(task, here, "materialise"), reason=reason)
         return choose(task, here, self.schedule, self.memory_limit)

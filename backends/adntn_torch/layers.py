@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adntn.backends import Differentiation
-from adntn.program.schedule import ScheduleName
+from adntn.program.forecast import ScheduleName
 from adntn.tiling import tiling
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_torch.generated import GeneratedLayer

@@ -24,7 +24,7 @@ from adntn import Generator
 from adntn.arrays import dtype_name
 from adntn.contracting import contracted, contracted_vjp
 from adntn.network import SCALE
-from adntn.program.schedule import Forecast
+from adntn.program.forecast import Forecast
 from adntn.streaming import stream, stream_back
 from adntn.tiling import Tiling, tiling
 from adntn_torch.differentiate import first_derivatives, without_autocast
@@ -188,11 +188,11 @@ class _StreamedLinear(_Streamed):
         x, *cores = ctx.saved_tensors
         _, prepared = ctx.what.prepared(dict(zip(ctx.names, cores, strict=True)))
         rows, rows_bar = x.reshape(-1, x.shape[-1]), y_bar.reshape(-1, y_bar.shape[-1])
-        x_bar = torch.zeros_like(rows) if ctx.needs_input_grad[3] else None
+        x_bar = torch.zeros_like(rows, dtype=prepared[SCALE].dtype) if ctx.needs_input_grad[3] else None
         with without_autocast(x):
             gradients = stream_back(ctx.tiles, prepared, rows, rows_bar, x_bar)
         bias_bar = rows_bar.sum(0).to(ctx.bias_dtype) if ctx.needs_input_grad[4] else None
-        shaped = None if x_bar is None else x_bar.reshape(x.shape)
+        shaped = None if x_bar is None else x_bar.reshape(x.shape).to(x.dtype)
         return None, None, None, shaped, bias_bar, *(gradients[name].to(cores[0].dtype) for name in ctx.names)
 
 
@@ -248,23 +248,32 @@ class _StreamedConvolution(_Streamed):
 
 
 class _Contracted(torch.autograd.Function):
-    """(generator, names of the cores, x, *cores) -> x @ W.T, in the cores' number type; first derivatives only."""
+    """(generator, names of the cores, x, *cores) -> x @ W.T, in the cores' number type; first derivatives only.
+
+    Only x and the cores are kept: results in between are made again.
+    """
 
     @staticmethod
-    def forward(ctx: Any, generator: Generator, names: Sequence[str], x: Tensor, *cores: Tensor) -> Tensor:
-        given = dict(zip(names, cores, strict=True))
+    def forward(generator: Generator, names: Sequence[str], x: Tensor, *cores: Tensor) -> Tensor:
         with without_autocast(x):
-            y, ctx.pull = contracted_vjp(generator, given, x.to(cores[0].dtype))
-        ctx.dtype = x.dtype
+            y = contracted(generator, dict(zip(names, cores, strict=True)), x.to(cores[0].dtype))
         result: Tensor = y.to(x.dtype)
         return result
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.generator, ctx.names, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
     @first_derivatives
     def backward(ctx: Any, y_bar: Tensor) -> tuple[Any, ...]:
+        x, *cores = ctx.saved_tensors
+        given = dict(zip(ctx.names, cores, strict=True))
         with without_autocast(y_bar):
-            x_bar, gradients = ctx.pull(y_bar)
-        return None, None, x_bar.to(ctx.dtype), *gradients.values()
+            _, pull = contracted_vjp(ctx.generator, given, x.to(cores[0].dtype))
+            x_bar, gradients = pull(y_bar.to(cores[0].dtype))
+        return None, None, x_bar.to(x.dtype), *gradients.values()
 
 
 def _parts(x: Tensor, tile: Tensor) -> list[slice]:

@@ -1,0 +1,334 @@
+"""What each schedule would take for a task, by the roofline of a machine: seconds, and bytes held.
+
+Predictions need not be right in seconds, only in their order; `adntn calibrate` makes them better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Literal
+
+from adntn.machine import Machine
+from adntn.network import Network
+from adntn.program.adjoint import adjoint
+from adntn.program.contract import FEW_ROWS, halves, slab_rows
+from adntn.program.cost import cost, nest_adjoint_cost, nest_cost
+from adntn.program.ir import Pointwise
+from adntn.program.lower import lower
+from adntn.program.nest import Nest
+from adntn.program.path import Paths
+from adntn.program.seconds import STEP, nest_adjoint_seconds, nest_seconds, program_seconds
+from adntn.tiling import Plan, tiling
+
+ScheduleName = Literal["auto", "materialise", "recompute", "stream", "contract"]
+
+#: The most numbers that a result in between holds where x is contracted in slabs of rows.
+LARGEST = 2**19
+#: A product with a tile of m rows takes 1 + EDGE / m times what its operations take at best.
+EDGE = 16
+#: How much longer the steps of a compiled loop take: XLA runs those of `jax.lax.scan` one after another, on one thread.
+COMPILED_LOOP = 2.0
+#: Inputs of groups of cores, and sizes of tiles as shares of what fits into the cache, that are tried.
+GROUP_INPUTS = (8, 16, 32, 64)
+TILE_SHARES = (0.25, 0.5, 1.0, 2.0, 4.0)
+#: Tiles of so many to a weight are tried too: those of a small weight hold less than what fits into the cache.
+TILES = 64
+#: How much more XLA's buffers were seen to take than the steps of a tile.
+COMPILED_WORK = 1.15
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a layer is to do.
+
+    Attributes:
+        network: what generates its weight.
+        paths: the contraction paths that the user has chosen.
+        rows: how many vectors (or places of a convolution) the weight is multiplied with.
+        training: whether gradients are wanted.
+        itemsize: bytes of a number.
+        streams: whether the layer can take its weight in tiles of rows.
+        contracts: whether it can hand x to the cores.
+        compiled: whether a compiler runs the steps, as XLA does: the weight is then made in one piece where it is made
+            as a whole, no step takes Python's time, and steps in loops over tiles take longer than others.
+        moments: how many numbers an optimiser keeps for each of a dense layer's, where they count as memory that
+            "auto" may take; Adam keeps two.
+    """
+
+    network: Network
+    paths: Paths = ()
+    rows: int = 1
+    training: bool = True
+    itemsize: int = 4
+    streams: bool = True
+    contracts: bool = True
+    compiled: bool = False
+    moments: int = 0
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the weight."""
+        return self.network.layout.shape[0] * (self.network.batch or 1)
+
+    @property
+    def in_features(self) -> int:
+        """Columns of the weight."""
+        return math.prod(self.network.layout.shape[1:])
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weight."""
+        return self.out_features * self.in_features * self.itemsize
+
+    @property
+    def padded_bytes(self) -> int:
+        """Bytes of the weight with the rows and columns that are cut off at the end."""
+        return math.prod(self.network.layout.padded_shape) * (self.network.batch or 1) * self.itemsize
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes that the dense layer takes: its weight and, in training, its gradient and the optimiser's moments."""
+        return self.weight_bytes * (2 + self.moments if self.training else 1)
+
+    @property
+    def step(self) -> float:
+        """Seconds that running a step takes beyond the array library's own call."""
+        return 0.0 if self.compiled else STEP
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a schedule would take.
+
+    Attributes:
+        schedule: its name.
+        seconds: predicted for a forward pass and, in training, a backward pass.
+        bytes: the most held beyond cores, x, y and their gradients.
+        plan: how the weight is cut into tiles.
+    """
+
+    schedule: ScheduleName
+    seconds: float
+    bytes: int
+    plan: Plan
+
+    def __str__(self) -> str:
+        return f"{self.schedule}: {self.seconds * 1e3:,.2f} ms predicted, {self.bytes:,} bytes"
+
+
+def why_not_contract(network: Network) -> str:
+    """Return what keeps x from going into the cores, in words; "" if nothing does."""
+    last = network.levels[-1].activation
+    if not last.is_identity:
+        return f'needs last_activation="identity", but {last} stands after the last level; "stream" forms no weight'
+    if len(network.layout.shape) != 2:
+        return f"needs a matrix (out, in), but the weight's shape is {network.layout.shape}"
+    return ""
+
+
+def may_contract(network: Network) -> bool:
+    """Return whether contracting may cost less than the dense product, so that a search for a path is worth its time.
+
+    With an activation before the last level, the product of the state and x over a core with row, column and bond legs
+    costs no less than the dense one; where each core of the last level makes rows or columns only, it does.
+    """
+    if why_not_contract(network):
+        return False
+    if all(level.activation.is_identity for level in network.levels):
+        return True
+    dimension = {
+        leg: dimension for (dimension, _), leg in zip(network.layout.order, network.levels[-1].output, strict=True)
+    }
+    return all(len({dimension[leg] for leg in node.legs if leg in dimension}) <= 1 for node in network.levels[-1].nodes)
+
+
+@lru_cache(maxsize=4096)
+def forecasts(task: Task, machine: Machine) -> tuple[Forecast, ...]:
+    """Return what every schedule would take, with every plan."""
+    forecasts = []
+    for plan in plans(task.network, machine, task.itemsize):
+        made = _Tiled(task, machine, plan)
+        if not task.compiled:
+            forecasts.append(made.materialise())
+        forecasts.append(made.recompute())
+        if task.streams:
+            forecasts.append(made.stream())
+    if task.compiled:
+        forecasts.append(_in_one_piece(task, machine))
+    if task.contracts and may_contract(task.network):
+        forecasts.append(contracted_forecast(task, machine))
+    return tuple(forecasts)
+
+
+def plans(network: Network, machine: Machine, itemsize: int) -> Iterator[Plan]:
+    """Yield the plans that are worth trying: tiles around the size of the cache, groups small and large."""
+    row = network.layout.padded_shape[1:]
+    columns = math.prod(row) * (network.batch or 1)
+    seen = set()
+    fitting = [int(share * machine.cache_bytes / itemsize / columns) for share in TILE_SHARES]
+    for rows in (max(1, rows) for rows in (*fitting, network.layout.shape[0] // TILES)):
+        for group_input in GROUP_INPUTS:
+            plan = Plan(min(rows, network.layout.shape[0]), group_input)
+            if plan not in seen:
+                seen.add(plan)
+                yield plan
+
+
+@lru_cache(maxsize=1024)
+def best_plan(network: Network, paths: Paths, machine: Machine, itemsize: int = 4) -> Plan:
+    """Return the plan that makes a weight and pulls its adjoint back in the least time."""
+    task = Task(network, paths, itemsize=itemsize)
+
+    def seconds(plan: Plan) -> float:
+        made = _Tiled(task, machine, plan)
+        return made.generating + made.pulling_back(needs_tile=False)
+
+    return min(plans(network, machine, itemsize), key=seconds)
+
+
+@dataclass(frozen=True)
+class _Tiled:
+    """Predictions for one plan."""
+
+    task: Task
+    machine: Machine
+    plan: Plan
+
+    @property
+    def nest(self) -> Nest:
+        return tiling(self.task.network, self.task.paths, self.plan).nest
+
+    @property
+    def _loop(self) -> float:
+        return COMPILED_LOOP if self.task.compiled else 1.0
+
+    @property
+    def generating(self) -> float:
+        return self._loop * nest_seconds(self.nest, self.machine, self.task.itemsize, self.task.step)
+
+    def pulling_back(self, needs_tile: bool) -> float:
+        task = self.task
+        return self._loop * nest_adjoint_seconds(self.nest, self.machine, task.itemsize, needs_tile, task.step)
+
+    @property
+    def _moved(self) -> float:
+        """Time to write the weight into memory, or to read it."""
+        return self.task.weight_bytes / self.machine.bandwidth
+
+    def _product(self, tiles: int) -> float:
+        return _product_seconds(self.task, self.machine, tiles)
+
+    @property
+    def _weight_bytes(self) -> int:
+        return self.task.padded_bytes if self.task.compiled else self.task.weight_bytes
+
+    def _forecast(self, schedule: ScheduleName, seconds: float, peak: int) -> Forecast:
+        return Forecast(schedule, seconds, peak, self.plan)
+
+    def materialise(self) -> Forecast:
+        weight, work = self._weight_bytes, self._work(needs_tile=False, beside=2 * self._tile)
+        seconds = self.generating + self._moved + self._product(1)
+        if not self.task.training:
+            return self._forecast("materialise", seconds, weight + self._work(None, beside=self._tile))
+        seconds += 2 * self._product(1) + self._moved + self.pulling_back(needs_tile=False)
+        return self._forecast("materialise", seconds, 2 * weight + work)
+
+    def recompute(self) -> Forecast:
+        made = self.materialise()
+        return self._forecast(
+            "recompute", made.seconds + self.task.training * (self.generating + self._moved), made.bytes
+        )
+
+    def stream(self) -> Forecast:
+        tiles = math.prod(stage.count for stage in self.nest.stages)
+        seconds = self.generating + self._loop * self._product(tiles)
+        if not self.task.training:
+            return self._forecast("stream", seconds, self._work(None, beside=self._tile + self._share))
+        seconds += 2 * self._loop * self._product(tiles) + self.pulling_back(needs_tile=True)
+        # the tile as rows, its adjoint as rows and in legs, what it adds to dL/dx or to y
+        beside = 3 * self._tile + max(self._tile, self._share)
+        return self._forecast("stream", seconds, self._work(needs_tile=True, beside=beside))
+
+    @property
+    def _tile(self) -> int:
+        """Numbers of a tile."""
+        return self.nest.tile.size
+
+    @property
+    def _share(self) -> int:
+        """Numbers of y that come from one tile."""
+        return self.task.rows * self.nest.tile_rows * (self.task.network.batch or 1)
+
+    def _work(self, needs_tile: bool | None, beside: int) -> int:
+        """Bytes held while tiles are made or, if `needs_tile` is no None, pulled back; without the cores.
+
+        Args:
+            needs_tile: whether the adjoints of tiles are made from the tiles.
+            beside: numbers that are held besides, by whom the tiles are for.
+        """
+        itemsize = max(self.task.itemsize, 4)  # 16-bit numbers are computed in float32
+        one = nest_cost(self.nest, itemsize)
+        if needs_tile is not None:
+            one = one + nest_adjoint_cost(self.nest, itemsize, needs_tile)
+        beyond = beside - sum(tensor.size for tensor in self.nest.head.inputs)
+        work = one.peak_bytes + beyond * itemsize
+        return int(COMPILED_WORK * work) if self.task.compiled else work
+
+
+def _product_seconds(task: Task, machine: Machine, tiles: int) -> float:
+    """Return the time of one product of the weight, or of its tiles, with all rows."""
+    edges = 1 + EDGE * tiles / task.out_features
+    operations = 2 * task.rows * task.out_features * task.in_features * edges / tiles
+    vectors = task.rows * (task.in_features * tiles + task.out_features) * task.itemsize
+    moved = (vectors + task.weight_bytes) / tiles
+    in_cache = moved <= 3 * machine.cache_bytes
+    return (machine.seconds(operations, moved, 1, in_cache) + task.step) * tiles
+
+
+def _in_one_piece(task: Task, machine: Machine) -> Forecast:
+    """Return what it takes to make the weight in one piece, and to pull its adjoint back with what has been kept."""
+    whole, itemsize = adjoint(lower(task.network, task.paths)), task.itemsize
+    steps = whole.forward.steps
+    plan = Plan(task.network.layout.shape[0])
+    cores = sum(tensor.size for tensor in whole.forward.inputs) * itemsize
+    making, pulling = (
+        program_seconds(program, machine, itemsize, task.step) for program in (whole.forward, whole.backward)
+    )
+    seconds = making + _product_seconds(task, machine, 1)
+    if not task.training:
+        peak = cost(lower(task.network, task.paths), itemsize).peak_bytes
+        return Forecast("materialise", seconds, peak - cores, plan)
+    seconds += 2 * _product_seconds(task, machine, 1) + pulling
+    # the weight and dL/dW are held together, and a buffer more where something stands on the weight: as XLA was seen to
+    beside = 1 + any(isinstance(step, Pointwise) and step.out.size * itemsize >= task.padded_bytes for step in steps)
+    peak = max(cost(program, itemsize).peak_bytes for program in (whole.forward, whole.backward))
+    return Forecast("materialise", seconds, peak + beside * task.padded_bytes - cores, plan)
+
+
+def contracted_forecast(task: Task, machine: Machine) -> Forecast:
+    """Return what it takes to contract x with the cores, slab by slab."""
+    network, paths, itemsize = task.network, task.paths, task.itemsize
+    rows = max(task.rows, 1)
+    slab = slab_rows(network, rows, LARGEST, paths)
+    slabs = -(-rows // slab)
+    plan = halves(network, slab, paths, max(slab, FEW_ROWS) if task.compiled else slab)
+    vectors = task.out_features + (task.in_features * (network.batch or 1) if task.training else 0)
+    # slabs are put together at the end; made again, if there are many, instead of kept
+    joined = rows * vectors * itemsize if slabs > 1 else 0
+    own = (plan.x.size + plan.tail.outputs[0].size) * itemsize
+    seconds_of = partial(program_seconds, machine=machine, itemsize=itemsize, step=task.step)
+    seconds = seconds_of(plan.head) + slabs * seconds_of(plan.tail)
+    peak = cost(plan.tail, itemsize).peak_bytes - own
+    if task.training:
+        head, tail = plan.head_adjoint, plan.tail_adjoint
+        seconds += seconds_of(head.forward) + seconds_of(head.backward)
+        seconds += slabs * seconds_of(tail.backward)
+        if slabs > 1:
+            seconds += slabs * seconds_of(tail.forward)
+        peak = max(peak, *(cost(program, itemsize).peak_bytes - own for program in (tail.forward, tail.backward)))
+        if task.compiled:  # what the head's adjoint needs is kept meanwhile
+            peak = int(COMPILED_WORK * (peak + sum(tensor.size for tensor in plan.head_adjoint.residuals) * itemsize))
+    return Forecast("contract", seconds, peak + joined, Plan(1))
