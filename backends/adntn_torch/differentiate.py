@@ -141,16 +141,20 @@ class _Adjoint(torch.autograd.Function):
 
 
 def first_derivatives(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
-    """Make the backward of a function one that writes in place and, differentiated again, says what to do instead."""
+    """Make the backward of a function one that writes in place and, differentiated again, says what to do instead.
+
+    It gets the saved tensors as its second argument: checkpointing gives them out once only.
+    """
 
     @wraps(backward)
     def first(ctx: Any, bar: Tensor) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors
         with torch.no_grad():
-            gradients = backward(ctx, bar)
+            gradients = backward(ctx, saved, bar)
         if not torch.is_grad_enabled():
             return gradients
         made = [one for one in gradients if one is not None]
-        once = iter(_apply(_Once, len(made), *made, bar, *ctx.saved_tensors))
+        once = iter(_apply(_Once, len(made), *made, bar, *saved))
         return tuple(None if one is None else next(once) for one in gradients)
 
     return first
@@ -187,8 +191,8 @@ class _TiledAdjoint(torch.autograd.Function):
 
     @staticmethod
     @first_derivatives
-    def backward(ctx: Any, weight_bar: Tensor) -> tuple[Any, ...]:
-        cores = dict(zip(ctx.generator.core_shapes, ctx.saved_tensors, strict=True))
+    def backward(ctx: Any, saved: tuple[Tensor, ...], weight_bar: Tensor) -> tuple[Any, ...]:
+        cores = dict(zip(ctx.generator.core_shapes, saved, strict=True))
         _, prepared = ctx.generator.prepared(cores)
         computed = prepared["scale"].dtype
         lead = (slice(None),) * ctx.tiles.lead

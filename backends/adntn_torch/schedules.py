@@ -184,8 +184,8 @@ class _StreamedLinear(_Streamed):
 
     @staticmethod
     @first_derivatives
-    def backward(ctx: Any, y_bar: Tensor) -> tuple[Any, ...]:
-        x, *cores = ctx.saved_tensors
+    def backward(ctx: Any, saved: tuple[Tensor, ...], y_bar: Tensor) -> tuple[Any, ...]:
+        x, *cores = saved
         _, prepared = ctx.what.prepared(dict(zip(ctx.names, cores, strict=True)))
         rows, rows_bar = x.reshape(-1, x.shape[-1]), y_bar.reshape(-1, y_bar.shape[-1])
         x_bar = torch.zeros_like(rows, dtype=prepared[SCALE].dtype) if ctx.needs_input_grad[3] else None
@@ -221,8 +221,8 @@ class _StreamedConvolution(_Streamed):
 
     @staticmethod
     @first_derivatives
-    def backward(ctx: Any, y_bar: Tensor) -> tuple[Any, ...]:
-        x, *cores = ctx.saved_tensors
+    def backward(ctx: Any, saved: tuple[Tensor, ...], y_bar: Tensor) -> tuple[Any, ...]:
+        x, *cores = saved
         generator, convolve = ctx.what
         _, prepared = generator.prepared(dict(zip(ctx.names, cores, strict=True)))
         x_bar = torch.zeros_like(x) if ctx.needs_input_grad[3] else None
@@ -267,8 +267,8 @@ class _Contracted(torch.autograd.Function):
 
     @staticmethod
     @first_derivatives
-    def backward(ctx: Any, y_bar: Tensor) -> tuple[Any, ...]:
-        x, *cores = ctx.saved_tensors
+    def backward(ctx: Any, saved: tuple[Tensor, ...], y_bar: Tensor) -> tuple[Any, ...]:
+        x, *cores = saved
         given = dict(zip(ctx.names, cores, strict=True))
         with without_autocast(y_bar):
             _, pull = contracted_vjp(ctx.generator, given, x.to(cores[0].dtype))

@@ -82,7 +82,8 @@ def test_every_number_type_has_every_schedule(kind: str, dtype: str, schedule: s
 
 
 def test_complex_layers_have_every_schedule(schedule: str) -> None:
-    layers = [linear(one, dtype=torch.complex128) for one in ("materialise", schedule)]
+    # not seed 0, whose states come near a pole of tanh: every rounding then counts some thousand times
+    layers = [linear(one, dtype=torch.complex128, seed=3) for one in ("materialise", schedule)]
     x = random(3, 256, dtype=torch.complex128)
 
     def outputs(layer: nn.Module) -> dict[str, Tensor]:
@@ -180,7 +181,8 @@ def test_one_graph_can_be_gone_back_through_twice(schedule: str) -> None:
 def test_layers_can_be_checkpointed(reentrant: bool, schedule: str) -> None:
     layer, x = linear(schedule), random(4, 256)
     found = differentiated(layer, x, lambda x: checkpoint(layer, x, use_reentrant=reentrant))
-    assert_close(found, differentiated(layer, x), 0)
+    # reentrant, the first pass is one without gradients, for which other tiles may be chosen
+    assert_close(found, differentiated(layer, x), tolerance("float64") if reentrant else 0)
 
 
 def test_cores_changed_between_the_passes_are_noticed(schedule: str) -> None:
