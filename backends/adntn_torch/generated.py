@@ -101,15 +101,16 @@ class GeneratedLayer(nn.Module):
 
     def _weight_and_bias(self) -> tuple[Tensor, Tensor | None]:
         """Return both in one number type, for a product of torch."""
-        if self.frozen_weight is None:
-            return self._generated(), self.bias
+        weight, bias = self.frozen_weight, self.bias
+        if weight is None:
+            return self._generated(), bias
         if self.training and not is_traced() and self._learns():
             warnings.warn(
                 f"a frozen {type(self).__name__} runs in training mode, but its cores learn nothing: unfreeze() it to"
                 " train them; to run it as it is, use eval(), torch.no_grad() or cores.requires_grad_(False)",
                 stacklevel=2,
             )
-        return self.frozen_weight, None if self.bias is None else self.bias.to(self.frozen_weight.dtype)
+        return weight, bias if bias is None or bias.dtype is weight.dtype else bias.to(weight.dtype)
 
     def _learns(self) -> bool:
         return torch.is_grad_enabled() and any(core.requires_grad for core in self.cores.values())
