@@ -294,6 +294,14 @@ def detached(array: Array) -> Array:
     return array.detach() if hasattr(array, "detach") else array
 
 
+def clear(array: Array) -> None:
+    """Write zeros into an array."""
+    if hasattr(array, "zero_"):
+        array.zero_()
+    else:
+        array.fill(0)
+
+
 def is_contiguous(array: Array) -> bool:
     """Return whether an array lies in memory row by row, without gaps."""
     return bool(array.is_contiguous() if hasattr(array, "is_contiguous") else array.flags.c_contiguous)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import pytest
 from helpers import needs
@@ -13,6 +14,9 @@ from matrix import LIBRARIES, ON_LIBRARIES, TOPOLOGIES
 
 import adntn
 from adntn.backends import DIFFERENTIATIONS
+
+#: What needs torch is collected only where it is installed.
+collect_ignore = [] if find_spec("torch") else ["support/scheduled.py"]
 
 # The same examples in every run; HYPOTHESIS_PROFILE=explore looks for new ones.
 settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from adntn.arrays import Array, Namespace
+from adntn.arrays import Array, Namespace, clear
 from adntn.program.ir import Program
 from adntn.program.nest import Nest, Stage
 from adntn.program.pool import Pool
@@ -174,7 +174,7 @@ class _Walk:
         else:
             seeds = tuple(self.pool.take(tensor.size) for tensor in stage.program.outputs)
             for seed in seeds:
-                seed[...] = 0
+                clear(seed)
             inside = {tensor.name: seed for tensor, seed in zip(stage.program.outputs, seeds, strict=True)}
             self.pull_back(place, _named(stage.program, outputs, made), {**totals, **inside}, asked)
         residuals = results if unseen else results[len(outputs) :]

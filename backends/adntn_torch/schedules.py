@@ -174,13 +174,12 @@ class _StreamedLinear(_Streamed):
         generator: Generator, tiles: Tiling, names: Sequence[str], x: Tensor, bias: Tensor | None, *cores: Tensor
     ) -> Tensor:
         _, prepared = generator.prepared(dict(zip(names, cores, strict=True)))
-        rows = x.reshape(-1, x.shape[-1])
-        y = rows.new_empty(len(rows), generator.shape[0])
+        y = x.new_empty(*x.shape[:-1], generator.shape[0])  # no view, which nobody could write to
         with without_autocast(x):
-            stream(tiles, prepared, rows, y)
+            stream(tiles, prepared, x.reshape(-1, x.shape[-1]), y.view(-1, generator.shape[0]))
         if bias is not None:
             y += bias
-        return y.reshape(*x.shape[:-1], generator.shape[0])
+        return y
 
     @staticmethod
     @first_derivatives
@@ -257,8 +256,8 @@ class _Contracted(torch.autograd.Function):
     def forward(generator: Generator, names: Sequence[str], x: Tensor, *cores: Tensor) -> Tensor:
         with without_autocast(x):
             y = contracted(generator, dict(zip(names, cores, strict=True)), x.to(cores[0].dtype))
-        result: Tensor = y.to(x.dtype)
-        return result
+        result = x.new_empty(y.shape)  # no view, which nobody could write to
+        return result.copy_(y)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -160,6 +160,12 @@ def test_second_derivatives_are_refused_in_words(schedule: str) -> None:
         first.sum().backward()
 
 
+def test_outputs_can_be_written_in_place(schedule: str) -> None:
+    layer, x = linear(schedule), random(4, 256)
+    found = differentiated(layer, x, lambda x: torch.relu_(layer(x)))
+    assert_close(found, differentiated(layer, x, lambda x: torch.relu(layer(x))), 0)
+
+
 def test_gradients_add_up_over_backward_passes(schedule: str) -> None:
     layer, one, other = linear(schedule), random(4, 256), random(3, 256, seed=1)
     parts = [differentiated(layer, x) for x in (one, other)]
