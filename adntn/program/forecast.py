@@ -179,14 +179,15 @@ def plans(network: Network, machine: Machine, itemsize: int) -> Iterator[Plan]:
 
 @lru_cache(maxsize=1024)
 def best_plan(network: Network, paths: Paths, machine: Machine, itemsize: int = 4) -> Plan:
-    """Return the plan that makes a weight and pulls its adjoint back in the least time."""
+    """Return the plan that makes a weight and pulls its adjoint back in the least time.
+
+    Of the plans that hold no more than a quarter of the weight beside it and its adjoint; if none does, of all.
+    """
     task = Task(network, paths, itemsize=itemsize)
-
-    def seconds(plan: Plan) -> float:
-        made = _Tiled(task, machine, plan)
-        return made.generating + made.pulling_back(needs_tile=False)
-
-    return min(plans(network, machine, itemsize), key=seconds)
+    tried = [_Tiled(task, machine, plan) for plan in plans(network, machine, itemsize)]
+    lean = [one for one in tried if one.beside_weight <= task.weight_bytes // 4]
+    best = min(lean or tried, key=lambda one: one.generating + one.pulling_back(needs_tile=False))
+    return best.plan
 
 
 @dataclass(frozen=True)
@@ -225,11 +226,16 @@ class _Tiled:
     def _weight_bytes(self) -> int:
         return self.task.padded_bytes if self.task.compiled else self.task.weight_bytes
 
+    @property
+    def beside_weight(self) -> int:
+        """Bytes held beside the weight and its adjoint while it is made and pulled back."""
+        return self._work(needs_tile=False, beside=2 * self._tile)
+
     def _forecast(self, schedule: ScheduleName, seconds: float, peak: int) -> Forecast:
         return Forecast(schedule, seconds, peak, self.plan)
 
     def materialise(self) -> Forecast:
-        weight, work = self._weight_bytes, self._work(needs_tile=False, beside=2 * self._tile)
+        weight, work = self._weight_bytes, self.beside_weight
         seconds = self.generating + self._moved + self._product(1)
         if not self.task.training:
             return self._forecast("materialise", seconds, weight + self._work(None, beside=self._tile))
