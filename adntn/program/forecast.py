@@ -181,11 +181,11 @@ def plans(network: Network, machine: Machine, itemsize: int) -> Iterator[Plan]:
 def best_plan(network: Network, paths: Paths, machine: Machine, itemsize: int = 4) -> Plan:
     """Return the plan that makes a weight and pulls its adjoint back in the least time.
 
-    Of the plans that hold no more than a quarter of the weight beside it and its adjoint; if none does, of all.
+    Of the plans that hold no more than half of the weight beside it and its adjoint; if none does, of all.
     """
     task = Task(network, paths, itemsize=itemsize)
     tried = [_Tiled(task, machine, plan) for plan in plans(network, machine, itemsize)]
-    lean = [one for one in tried if one.beside_weight <= task.weight_bytes // 4]
+    lean = [one for one in tried if one.beside_weight <= task.weight_bytes // 2]
     best = min(lean or tried, key=lambda one: one.generating + one.pulling_back(needs_tile=False))
     return best.plan
 
