@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from adntn.arrays import (
     ITEMSIZES,
-    SHORT_DTYPES,
     Array,
     as_dtype,
-    backend_of,
     can_be_written,
     check_alike,
     detached,
@@ -21,11 +19,11 @@ from adntn.arrays import (
     namespace_of,
 )
 from adntn.contracting import contracted, contracted_vjp
-from adntn.machine import machine
+from adntn.machine import machine_of
 from adntn.network import SCALE
 from adntn.program.forecast import ScheduleName, Task
 from adntn.program.schedule import Choice, checked_schedule, choose, rounded
-from adntn.streaming import stream, stream_back
+from adntn.streaming import stream, stream_back, turned
 from adntn.tiling import tiling
 
 if TYPE_CHECKING:
@@ -42,7 +40,7 @@ def applied(
     written = can_be_written(x) and not any(is_differentiated(array) for array in (x, *cores.values()))
     name = _named(schedule, memory_limit, written)
     task = _task(generator, cores, matrix.shape[-2], training=False, streams=written)
-    choice = _choice(task, cores, name, memory_limit)
+    choice = choose(task, machine_of(cores[SCALE]), name, memory_limit)
     if choice.taken.schedule == "stream":
         _, prepared = generator.prepared({name: detached(core) for name, core in cores.items()})
         product = empty((*matrix.shape[:-1], generator.shape[-2]), x)
@@ -64,7 +62,7 @@ def applied_vjp(
     cores = {name: detached(core) for name, core in cores.items()}
     name = _named(schedule, memory_limit, written)
     task = _task(generator, cores, matrix.shape[-2], training=True, streams=written)
-    choice = _choice(task, cores, name, memory_limit)
+    choice = choose(task, machine_of(cores[SCALE]), name, memory_limit)
     if choice.taken.schedule == "contract":
         product, pull = contracted_vjp(generator, cores, matrix)
     else:
@@ -91,12 +89,7 @@ def tiled_vjp(generator: Generator, cores: Mapping[str, Array]) -> tuple[Array, 
     def pullback(weight_bar: Array) -> dict[str, Array]:
         generator.check_weight_bar(weight_bar, kept)
         dtype, prepared = generator.prepared(kept)
-        computed = dtype_name(prepared[SCALE])
-        tiles = generator.tiling(prepared)
-        lead = (slice(None),) * tiles.lead
-        gradients = tiles.pull_back(
-            prepared, lambda rows, _: as_dtype(weight_bar[(*lead, rows)], computed), needs_tile=False
-        )
+        gradients = generator.tiling(prepared).pull_back_weight(prepared, weight_bar)
         return {name: as_dtype(gradients[name], dtype) for name in kept}
 
     return weight, pullback
@@ -120,13 +113,6 @@ def _task(generator: Generator, cores: Mapping[str, Array], rows: int, *, traini
     return Task(generator.network, generator.paths, rounded(rows), training, itemsize, streams)
 
 
-def _choice(task: Task, cores: Mapping[str, Array], schedule: ScheduleName, memory_limit: int | None) -> Choice:
-    scale = cores[SCALE]
-    dtype = dtype_name(scale)
-    computed = "float32" if dtype in SHORT_DTYPES else dtype
-    return choose(task, machine(backend_of(scale), computed, getattr(scale, "device", None)), schedule, memory_limit)
-
-
 def _as_matrix(generator: Generator, cores: Mapping[str, Array], x: Array) -> Array:
     """Return x as (rows, in), or (G, rows, in); checked."""
     if len(generator.network.layout.shape) != 2:
@@ -148,8 +134,7 @@ def _like(product: Array, generator: Generator, x: Array) -> Array:
 
 def _times(matrix: Array, weight: Array) -> Array:
     functions = namespace_of([weight])
-    axes = (1, 0) if len(weight.shape) == 2 else (0, 2, 1)
-    return functions.matmul(matrix, functions.permute(weight, axes))
+    return functions.matmul(matrix, turned(weight, functions))
 
 
 def _streamed(
@@ -174,12 +159,11 @@ def _materialised(
     functions = namespace_of([matrix])
     weight, pull_weight = generator.vjp(cores)
     kept: dict[str, Any] = {} if choice.taken.schedule == "recompute" else {"weight": weight}
-    axes = (1, 0) if len(weight.shape) == 2 else (0, 2, 1)
 
     def pull(product_bar: Array) -> tuple[Array, dict[str, Array]]:
         again = kept["weight"] if kept else generator.weight_of(cores)
         x_bar = functions.matmul(product_bar, functions.conj(again))
-        weight_bar = functions.matmul(functions.permute(product_bar, axes), functions.conj(matrix))
+        weight_bar = functions.matmul(turned(product_bar, functions), functions.conj(matrix))
         return x_bar, pull_weight(weight_bar)
 
     return _times(matrix, weight), pull

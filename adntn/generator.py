@@ -25,7 +25,7 @@ from adntn.arrays import (
     place,
 )
 from adntn.initialise import initial_cores
-from adntn.machine import machine
+from adntn.machine import machine, machine_of
 from adntn.network import SCALE, Network
 from adntn.program.adjoint import Adjoint, adjoint
 from adntn.program.forecast import ScheduleName, Task, best_plan
@@ -196,9 +196,8 @@ class Generator:
     def tiling(self, cores: Mapping[str, Array]) -> Tiling:
         """Return how the weight is made of tiles, chosen for the machine and the library that owns the cores."""
         scale = cores[SCALE]
-        dtype = dtype_name(scale)
-        here = machine(backend_of(scale), dtype, getattr(scale, "device", None))
-        return tiling(self.network, self.paths, best_plan(self.network, self.paths, here, ITEMSIZES[dtype]))
+        plan = best_plan(self.network, self.paths, machine_of(scale), ITEMSIZES[dtype_name(scale)])
+        return tiling(self.network, self.paths, plan)
 
     def _check_out(self, out: Array, cores: Mapping[str, Array]) -> None:
         if not can_be_written(cores[SCALE]):

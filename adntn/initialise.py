@@ -93,17 +93,11 @@ def _calibrated(network: Network, cores: Cores, deviation: float) -> Cores:
         (block,) = run(Program((), lowered.contractions, (lowered.block,)), arrays, functions)
         rms = _root_mean_square(block, network.batch)
         names = _rescalable(network, level, uses)
-        if names and np.all(rms > 0) and np.all(np.isfinite(rms)):
-            share = rms ** (-1.0 / sum(uses[name] for name in names))
-            for name in names:
-                cores[name] = cores[name] * _along_batch(share, network.batch, cores[name].ndim)
+        if _is_rescaled(cores, names, uses, rms, network.batch):
             block = block.reshape(len(rms), -1) / rms[:, np.newaxis]  # blocks come in any shape, the batch in front
         state = block if level.activation.is_identity else level.activation.function(functions, block)
-        odd = [name for name in names if uses[name] % 2]
-        dead = ~np.any(state.reshape(len(rms), -1), axis=1)
-        if odd and np.any(dead):  # a relu met nothing but negative numbers: turn the sign of one core
-            sign = np.where(dead, -1.0, 1.0)
-            cores[odd[0]] = cores[odd[0]] * _along_batch(sign, network.batch, cores[odd[0]].ndim)
+        sign = _turned(cores, names, uses, ~np.any(state.reshape(len(rms), -1), axis=1), network.batch)
+        if sign is not None:
             state = level.activation.function(functions, block.reshape(len(rms), -1) * sign[:, np.newaxis])
         before = lowered.state
     if state is None or before is None:
@@ -137,25 +131,40 @@ def _calibrated_in_tiles(network: Network, cores: Cores, names: list[str], devia
     mean, rms = measured(lambda tile: tile)
     cores = dict(cores)
     uses = Counter(node.core for node in last.nodes)
-    divisor = np.ones(count)
-    if names and np.all(rms > 0) and np.all(np.isfinite(rms)):
-        divisor = rms
-        share = rms ** (-1.0 / sum(uses[name] for name in names))
-        for name in names:
-            cores[name] = cores[name] * _along_batch(share, network.batch, cores[name].ndim)
+    divisor = rms if _is_rescaled(cores, names, uses, rms, network.batch) else np.ones(count)
     mean, rms = mean / divisor, rms / divisor
     if not last.activation.is_identity:
         mean, rms = measured(lambda tile: last.activation.function(functions, tile / divisor[:, np.newaxis]))
-        odd = [name for name in names if uses[name] % 2]
-        dead = rms == 0
-        if odd and np.any(dead):  # as for small weights: turn the sign of one core
-            sign = np.where(dead, -1.0, 1.0)
-            cores[odd[0]] = cores[odd[0]] * _along_batch(sign, network.batch, cores[odd[0]].ndim)
+        sign = _turned(cores, names, uses, rms == 0, network.batch)
+        if sign is not None:
             turned = (sign / divisor)[:, np.newaxis]
             mean, rms = measured(lambda tile: last.activation.function(functions, tile * turned))
     spread = np.sqrt(np.maximum(rms**2 - np.abs(mean) ** 2, 0.0))
     cores[SCALE] = np.asarray(_quotient(deviation, spread, rms, network.batch), dtype=dtype)
     return cores
+
+
+def _is_rescaled(cores: Cores, names: list[str], uses: Counter[str], rms: Array, batch: int | None) -> bool:
+    """Divide a level by its RMS, in equal shares of its cores; return whether that could be done."""
+    if not (names and np.all(rms > 0) and np.all(np.isfinite(rms))):
+        return False
+    share = rms ** (-1.0 / sum(uses[name] for name in names))
+    for name in names:
+        cores[name] = cores[name] * _along_batch(share, batch, cores[name].ndim)
+    return True
+
+
+def _turned(cores: Cores, names: list[str], uses: Counter[str], dead: Array, batch: int | None) -> Array | None:
+    """Turn the sign of one core where a state is dead: a relu met nothing but negative numbers.
+
+    Return the sign for each weight of the batch; None where nothing is dead, or nothing can be turned.
+    """
+    odd = [name for name in names if uses[name] % 2]
+    if not (odd and np.any(dead)):
+        return None
+    sign = np.where(dead, -1.0, 1.0)
+    cores[odd[0]] = cores[odd[0]] * _along_batch(sign, batch, cores[odd[0]].ndim)
+    return sign
 
 
 def _rescalable(network: Network, level: Level, uses: Counter[str]) -> list[str]:

@@ -17,6 +17,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adntn.arrays import SHORT_DTYPES, Array, backend_of, dtype_name
+
 if TYPE_CHECKING:
     from adntn.backends import Backend
 
@@ -107,6 +109,13 @@ def machine(backend: str, dtype: str = "float32", device: Any = None) -> Machine
     if kept is not None:
         return kept
     return DEFAULT if _is_cpu(_device_of(_library(backend), device)) else DEFAULT_GPU
+
+
+def machine_of(array: Array) -> Machine:
+    """Return the machine for an array's library and device, in the number type in which its numbers are computed."""
+    dtype = dtype_name(array)
+    computed = "float32" if dtype in SHORT_DTYPES else dtype
+    return machine(backend_of(array), computed, getattr(array, "device", None))
 
 
 def key(backend: str, dtype: str, device: Any = None) -> str:

@@ -162,6 +162,12 @@ class Network:
         """Number of stored numbers."""
         return sum(math.prod(shape) for shape in self.core_shapes.values())
 
+    @property
+    def first_linear_level(self) -> int:
+        """The number of the first level after the last activation; of all levels, if none comes after it."""
+        numbers = (number + 1 for number, level in enumerate(self.levels) if not level.activation.is_identity)
+        return max(numbers, default=0)
+
     def states(self) -> Iterator[tuple[tuple[Leg, ...], Level]]:
         """Yield each level with the legs of the state before it."""
         state: tuple[Leg, ...] = ()

@@ -103,9 +103,7 @@ def rank_bound(network: Network) -> int:
     The levels after the last activation are one linear network on top of some state. The rank is at most the product of
     the legs in any cut of that network between the rows and the columns; this is the least such product.
     """
-    first = max(
-        (number + 1 for number, level in enumerate(network.levels) if not level.activation.is_identity), default=0
-    )
+    first = network.first_linear_level
     if first == len(network.levels):
         return network.layout.size
     joints = _joints(network, first)

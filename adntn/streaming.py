@@ -23,7 +23,7 @@ def stream(tiling: Tiling, cores: Mapping[str, Array], x: Array, out: Array) -> 
     """
     functions = namespace_of([x])
     for rows, tile in tiling.generate(cores):
-        product = functions.matmul(x, _turned(as_dtype(tile, dtype_name(x)), functions))
+        product = functions.matmul(x, turned(as_dtype(tile, dtype_name(x)), functions))
         out[..., rows] = product
 
 
@@ -44,12 +44,12 @@ def stream_back(
         arriving = out_bar[..., rows]
         if x_bar is not None and tile is not None:
             _add_product(x_bar, arriving, functions.conj(as_dtype(tile, dtype_name(x))), functions)
-        return as_dtype(functions.matmul(_turned(arriving, functions), functions.conj(x)), computed)
+        return as_dtype(functions.matmul(turned(arriving, functions), functions.conj(x)), computed)
 
     return tiling.pull_back(cores, adjoint_of, needs_tile=x_bar is not None)
 
 
-def _turned(array: Array, functions: Namespace) -> Array:
+def turned(array: Array, functions: Namespace) -> Array:
     """Return the array with its last two axes exchanged."""
     axes = tuple(range(len(array.shape)))
     return functions.permute(array, (*axes[:-2], axes[-1], axes[-2]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from adntn.arrays import Array, namespace_of, padded
+from adntn.arrays import Array, as_dtype, dtype_name, namespace_of, padded
 from adntn.network import Network
 from adntn.program.lower import GROUP_INPUT, Sweep, lower, row_legs
 from adntn.program.nest import Nest, loops_of, nest
@@ -64,20 +64,20 @@ class Tiling:
             out: a contiguous array of the weight's shape, that the tiles are written into.
         """
         functions = namespace_of(cores.values())
-        direct = out is not None and self._is_direct
+        target = out if self._is_direct else None
 
         def destination(first: int) -> Any:
             rows = self.rows(first)
-            return out[rows] if direct and out is not None and rows.stop - first == self.nest.tile_rows else None
+            return target[rows] if target is not None and self._is_whole(rows) else None
 
         for first, tile in Tiles(self.nest, cores, functions, self.network.layout.shape[0]).generate(destination):
             rows = self.rows(first)
-            if destination(first) is None:
-                made = self._cropped(self.assembly.assemble(tile, functions), rows)
-                if out is not None:
-                    out[self._index(rows)] = made
-            else:
-                made = tile
+            if target is not None and self._is_whole(rows):  # it was made where it is wanted
+                yield rows, tile
+                continue
+            made = self._cropped(self.assembly.assemble(tile, functions), rows)
+            if out is not None:
+                out[self._index(rows)] = made
             yield rows, made
 
     def pull_back(
@@ -101,6 +101,18 @@ class Tiling:
 
         return Tiles(self.nest, cores, functions, self.network.layout.shape[0]).pull_back(in_legs, needs_tile)
 
+    def pull_back_weight(self, cores: Mapping[str, Array], weight_bar: Array) -> dict[str, Array]:
+        """Return dL/d(core) for every core, given dL/dW; of W no more than a tile is made.
+
+        Args:
+            cores: as for `generate`.
+            weight_bar: dL/dW as a whole, of any number type.
+        """
+        computed = dtype_name(next(iter(cores.values())))
+        return self.pull_back(
+            cores, lambda rows, _: as_dtype(weight_bar[self._index(rows)], computed), needs_tile=False
+        )
+
     @property
     def _is_direct(self) -> bool:
         """Whether a tile lies as rows of the weight do, as it comes from its program."""
@@ -110,12 +122,12 @@ class Tiling:
     def _index(self, rows: slice) -> tuple[slice, ...]:
         return (*(slice(None),) * self.lead, rows)
 
+    def _is_whole(self, rows: slice) -> bool:
+        """Whether the tile of these rows has no others, beyond the weight."""
+        return rows == slice(rows.start, rows.start + self.nest.tile_rows)
+
     def _cropped(self, tile: Array, rows: slice) -> Array:
-        return (
-            tile
-            if rows.stop - rows.start == self.nest.tile_rows
-            else tile[self._index(slice(0, rows.stop - rows.start))]
-        )
+        return tile if self._is_whole(rows) else tile[self._index(slice(0, rows.stop - rows.start))]
 
 
 @lru_cache(maxsize=256)

@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from adntn.network import BATCH, SCALE, Leg, Level, Network
+from adntn.network import SCALE, Leg, Level, Network
 from adntn.program.adjoint import Adjoint, adjoint
 from adntn.program.ir import Contract, Pointwise, Program, Step, Tensor
 from adntn.program.leg_order import contract_along
-from adntn.program.lower import lower_levels
+from adntn.program.lower import batch_legs, core_legs, lower_levels
 from adntn.program.path import Paths, quick_path
 
 #: From so many rows it is seen how large the results of many rows are.
@@ -115,9 +115,9 @@ def _even(rows: int, most: int) -> int:
 
 @lru_cache(maxsize=256)
 def _planned(network: Network, rows: int, paths: Paths) -> Program:
-    first = _first_linear_level(network)
+    _check(network)
+    first, batch = network.first_linear_level, batch_legs(network)
     before = lower_levels(network, paths)[:first]
-    batch = () if network.batch is None else (Leg(BATCH, network.batch),)
     state = [before[-1].state] if before else []
     nodes, after = _joined([leg for tensor in state for leg in tensor.legs], network.levels[first:])
     factors = [*state, *(Tensor(name, (*batch, *legs)) for name, legs in nodes)]
@@ -129,10 +129,7 @@ def _planned(network: Network, rows: int, paths: Paths) -> Program:
     x = Tensor(_free("x", set(network.core)), lead + rows_and_columns[1])
     y = Tensor(_free("y", set(network.core)), lead + rows_and_columns[0])
 
-    inputs = [
-        Tensor(core.name, (*batch, *(Leg(f"axis{axis}", size) for axis, size in enumerate(core.shape))))
-        for core in network.cores
-    ]
+    inputs = [Tensor(name, core_legs(network, name)) for name in network.core]
     scale = Tensor(SCALE, batch)
     place = min(range(len(factors)), key=lambda place: factors[place].size)
     smallest = factors[place]
@@ -145,8 +142,7 @@ def _planned(network: Network, rows: int, paths: Paths) -> Program:
     return Program((*inputs, scale, x), tuple(steps), (y,))
 
 
-def _first_linear_level(network: Network) -> int:
-    """Return the number of the first level after the last activation."""
+def _check(network: Network) -> None:
     if len(network.layout.shape) != 2:
         raise ValueError(
             f'schedule="contract" needs a matrix (out, in), but the weight\'s shape is {network.layout.shape}'
@@ -157,9 +153,6 @@ def _first_linear_level(network: Network) -> int:
             f'schedule="contract" needs a weight that is linear in its last cores, but the activation {last} stands'
             ' after the last level; take last_activation="identity", or schedule="stream"'
         )
-    return max(
-        (number + 1 for number, level in enumerate(network.levels) if not level.activation.is_identity), default=0
-    )
 
 
 def _joined(state: Iterable[Leg], levels: Iterable[Level]) -> tuple[list[tuple[str, tuple[Leg, ...]]], tuple[Leg, ...]]:

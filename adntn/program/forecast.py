@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
 from typing import Literal
 
 from adntn.machine import Machine
@@ -150,12 +150,13 @@ def forecasts(task: Task, machine: Machine) -> tuple[Forecast, ...]:
     """Return what every schedule would take, with every plan."""
     forecasts = []
     for plan in plans(task.network, machine, task.itemsize):
-        made = _Tiled(task, machine, plan)
+        tiled = _Tiled(task, machine, plan)
+        made = tiled.materialise()
         if not task.compiled:
-            forecasts.append(made.materialise())
-        forecasts.append(made.recompute())
+            forecasts.append(made)
+        forecasts.append(tiled.recompute(made))
         if task.streams:
-            forecasts.append(made.stream())
+            forecasts.append(tiled.stream())
     if task.compiled:
         forecasts.append(_in_one_piece(task, machine))
     if task.contracts and may_contract(task.network):
@@ -198,21 +199,25 @@ class _Tiled:
     machine: Machine
     plan: Plan
 
-    @property
+    @cached_property
     def nest(self) -> Nest:
         return tiling(self.task.network, self.task.paths, self.plan).nest
 
     @property
-    def _loop(self) -> float:
+    def loop(self) -> float:
         return COMPILED_LOOP if self.task.compiled else 1.0
+
+    @cached_property
+    def _of_tiles(self) -> _Tiled:
+        """The same for any number of rows: what tiles themselves take is worked out once for all of them."""
+        return replace(self, task=replace(self.task, rows=1, training=True))
 
     @property
     def generating(self) -> float:
-        return self._loop * nest_seconds(self.nest, self.machine, self.task.itemsize, self.task.step)
+        return _generating(self._of_tiles)
 
     def pulling_back(self, needs_tile: bool) -> float:
-        task = self.task
-        return self._loop * nest_adjoint_seconds(self.nest, self.machine, task.itemsize, needs_tile, task.step)
+        return _pulling_back(self._of_tiles, needs_tile)
 
     @property
     def _moved(self) -> float:
@@ -242,18 +247,17 @@ class _Tiled:
         seconds += 2 * self._product(1) + self._moved + self.pulling_back(needs_tile=False)
         return self._forecast("materialise", seconds, 2 * weight + work)
 
-    def recompute(self) -> Forecast:
-        made = self.materialise()
-        return self._forecast(
-            "recompute", made.seconds + self.task.training * (self.generating + self._moved), made.bytes
-        )
+    def recompute(self, made: Forecast) -> Forecast:
+        """Return the forecast, given that of materialising."""
+        again = self.generating + self._moved if self.task.training else 0.0
+        return self._forecast("recompute", made.seconds + again, made.bytes)
 
     def stream(self) -> Forecast:
         tiles = math.prod(stage.count for stage in self.nest.stages)
-        seconds = self.generating + self._loop * self._product(tiles)
+        seconds = self.generating + self.loop * self._product(tiles)
         if not self.task.training:
             return self._forecast("stream", seconds, self._work(None, beside=self._tile + self._share))
-        seconds += 2 * self._loop * self._product(tiles) + self.pulling_back(needs_tile=True)
+        seconds += 2 * self.loop * self._product(tiles) + self.pulling_back(needs_tile=True)
         # the tile as rows, its adjoint as rows and in legs, what it adds to dL/dx or to y
         beside = 3 * self._tile + max(self._tile, self._share)
         return self._forecast("stream", seconds, self._work(needs_tile=True, beside=beside))
@@ -275,13 +279,35 @@ class _Tiled:
             needs_tile: whether the adjoints of tiles are made from the tiles.
             beside: numbers that are held besides, by whom the tiles are for.
         """
-        itemsize = max(self.task.itemsize, 4)  # 16-bit numbers are computed in float32
-        one = nest_cost(self.nest, itemsize)
-        if needs_tile is not None:
-            one = one + nest_adjoint_cost(self.nest, itemsize, needs_tile)
-        beyond = beside - sum(tensor.size for tensor in self.nest.head.inputs)
-        work = one.peak_bytes + beyond * itemsize
+        work = _held(self._of_tiles, needs_tile) + beside * self.computed_itemsize
         return int(COMPILED_WORK * work) if self.task.compiled else work
+
+    @property
+    def computed_itemsize(self) -> int:
+        return max(self.task.itemsize, 4)  # 16-bit numbers are computed in float32
+
+
+@lru_cache(maxsize=4096)
+def _generating(tiled: _Tiled) -> float:
+    """Return the time to make all tiles."""
+    return tiled.loop * nest_seconds(tiled.nest, tiled.machine, tiled.task.itemsize, tiled.task.step)
+
+
+@lru_cache(maxsize=4096)
+def _pulling_back(tiled: _Tiled, needs_tile: bool) -> float:
+    """Return the time to make all tiles again and pull their adjoints back."""
+    task = tiled.task
+    return tiled.loop * nest_adjoint_seconds(tiled.nest, tiled.machine, task.itemsize, needs_tile, task.step)
+
+
+@lru_cache(maxsize=4096)
+def _held(tiled: _Tiled, needs_tile: bool | None) -> int:
+    """Return the bytes held for tiles, or also for their adjoints if `needs_tile` is no None; without the cores."""
+    nest, itemsize = tiled.nest, tiled.computed_itemsize
+    one = nest_cost(nest, itemsize)
+    if needs_tile is not None:
+        one = one + nest_adjoint_cost(nest, itemsize, needs_tile)
+    return one.peak_bytes - sum(tensor.size for tensor in nest.head.inputs) * itemsize
 
 
 def _product_seconds(task: Task, machine: Machine, tiles: int) -> float:

@@ -75,9 +75,9 @@ def choose_paths(network: Network, optimize: Any, level: int | None, known: Path
     paths = list(known or (None,) * len(network.levels))
     for number, (legs, own) in enumerate(network.states()):
         if level is None or number == level:
-            state = None if number == 0 else Tensor(f"X{number - 1}", _batch_legs(network) + legs)
+            state = None if number == 0 else Tensor(f"X{number - 1}", batch_legs(network) + legs)
             tensors = _level_tensors(network, own, state)
-            paths[number] = find_path(tensors, _batch_legs(network) + own.output, optimize, f"level {number}")
+            paths[number] = find_path(tensors, batch_legs(network) + own.output, optimize, f"level {number}")
     return tuple(paths)
 
 
@@ -108,8 +108,8 @@ def lower(network: Network, paths: Paths = (), sweep: Sweep | None = None) -> Pr
     levels = lower_levels(network, paths, sweep)
     steps = [step for level in levels for step in level.steps]
     result = levels[-1].state
-    inputs = tuple(Tensor(name, _core_legs(network, name)) for name in network.core)
-    scale = Tensor(SCALE, _batch_legs(network))
+    inputs = tuple(Tensor(name, core_legs(network, name)) for name in network.core)
+    scale = Tensor(SCALE, batch_legs(network))
 
     plain = _where_scale_commutes(network, levels)
     scaled = Tensor(f"scaled {plain.name}", plain.legs)
@@ -124,22 +124,22 @@ def lower(network: Network, paths: Paths = (), sweep: Sweep | None = None) -> Pr
 
 def _where_scale_commutes(network: Network, levels: tuple[LoweredLevel, ...]) -> Tensor:
     """Return the smallest of the state before the last linear levels and the cores that stand once, in these."""
-    where = len(levels)
-    while where > 0 and network.levels[where - 1].activation.is_identity:
-        where -= 1
+    where = network.first_linear_level
     uses = Counter(node.core for level in network.levels for node in level.nodes)
     linear = (node for level in network.levels[where:] for node in level.nodes)
-    once = [Tensor(node.core, _batch_legs(network) + node.legs) for node in linear if uses[node.core] == 1]
+    once = [Tensor(node.core, batch_legs(network) + node.legs) for node in linear if uses[node.core] == 1]
     return min([levels[max(where - 1, 0)].state, *once], key=lambda tensor: tensor.size)
 
 
-def _batch_legs(network: Network) -> tuple[Leg, ...]:
+def batch_legs(network: Network) -> tuple[Leg, ...]:
+    """Return the leg that counts the weights of a batch, if there is one."""
     return () if network.batch is None else (Leg(BATCH, network.batch),)
 
 
-def _core_legs(network: Network, name: str) -> tuple[Leg, ...]:
+def core_legs(network: Network, name: str) -> tuple[Leg, ...]:
+    """Return the legs of a core as a program's input, where it stands at no place in particular."""
     axes = tuple(Leg(f"axis{axis}", size) for axis, size in enumerate(network.core[name].shape))
-    return _batch_legs(network) + axes
+    return batch_legs(network) + axes
 
 
 def _target_order(network: Network) -> dict[Leg, int]:
@@ -154,7 +154,7 @@ def row_legs(network: Network) -> tuple[Leg, ...]:
 
 def _level_tensors(network: Network, level: Level, state: Tensor | None) -> list[Tensor]:
     """Return what a level contracts: the state before it, if there is one, then the cores at their places."""
-    batch = _batch_legs(network)
+    batch = batch_legs(network)
     factors = [Tensor(node.core, batch + node.legs) for node in level.nodes]
     return factors if state is None else [state, *factors]
 
@@ -163,7 +163,7 @@ def _lower_level(
     network: Network, number: int, state: Tensor | None, path: Path | None, sweep: Sweep | None
 ) -> LoweredLevel:
     """Return a level's steps; the last level's aim at the order of its legs in the weight."""
-    level, batch = network.levels[number], _batch_legs(network)
+    level, batch = network.levels[number], batch_legs(network)
     target = _target_order(network) if number == len(network.levels) - 1 else None
     rows = row_legs(network) if sweep is not None else ()
     block = _Block(number, batch, level.output, target=target, rows=rows, sweep=sweep)

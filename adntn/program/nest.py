@@ -139,6 +139,11 @@ class Nest:
         """The adjoint of the head."""
         return adjoint(self.head)
 
+    @cached_property
+    def numbers_of_cut(self) -> dict[str, int]:
+        """The number of each read that is cut, by its name inside the loops."""
+        return {read.tensor.name: number for number, read in enumerate(self.reads) if read.cut is not None}
+
     @property
     def tile(self) -> Tensor:
         """The tile that the innermost stage makes."""

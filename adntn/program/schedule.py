@@ -127,7 +127,7 @@ def choose(task: Task, machine: Machine, schedule: ScheduleName = "auto", memory
     best = {one.schedule: one for one in sorted(every, key=lambda one: -one.seconds)}
     best[taken.schedule] = taken
     shown = tuple(best[name] for name in SCHEDULES if name in best)
-    return Choice(taken, _reason(schedule, memory_limit, allowed, fitting, len(every) - len(fitting)), shown)
+    return Choice(taken, _reason(schedule, memory_limit, allowed, fitting), shown)
 
 
 def _allowed(task: Task, schedule: ScheduleName) -> int | None:
@@ -140,9 +140,7 @@ def _allowed(task: Task, schedule: ScheduleName) -> int | None:
     return beyond if schedule == "stream" else None
 
 
-def _reason(
-    schedule: ScheduleName, memory_limit: int | None, allowed: int | None, fitting: list[Forecast], others: int
-) -> str:
+def _reason(schedule: ScheduleName, memory_limit: int | None, allowed: int | None, fitting: list[Forecast]) -> str:
     if schedule != "auto":
         return "as asked for"
     if not fitting:

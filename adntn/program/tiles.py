@@ -181,7 +181,7 @@ class _Walk:
         given = {tensor.name: array for tensor, array in zip(stage.adjoint.residuals, residuals, strict=True)}
         given |= {tensor.name: seed for tensor, seed in zip(stage.adjoint.seeds, seeds, strict=True)}
         sums = {}
-        cut = {read.tensor.name: number for number, read in enumerate(nest.reads) if read.cut is not None}
+        cut = nest.numbers_of_cut
         for tensor, gradient in zip(stage.adjoint.reached, stage.adjoint.backward.outputs, strict=True):
             total = totals[tensor.name]
             sums[gradient.name] = total[place.pieces[cut[tensor.name]]] if tensor.name in cut else total

@@ -194,12 +194,8 @@ class _TiledAdjoint(torch.autograd.Function):
     def backward(ctx: Any, saved: tuple[Tensor, ...], weight_bar: Tensor) -> tuple[Any, ...]:
         cores = dict(zip(ctx.generator.core_shapes, saved, strict=True))
         _, prepared = ctx.generator.prepared(cores)
-        computed = prepared["scale"].dtype
-        lead = (slice(None),) * ctx.tiles.lead
         with without_autocast(weight_bar):
-            gradients = ctx.tiles.pull_back(
-                prepared, lambda rows, _: weight_bar[(*lead, rows)].to(computed), needs_tile=False
-            )
+            gradients = ctx.tiles.pull_back_weight(prepared, weight_bar)
         return None, None, *(gradients[name].to(core.dtype) for name, core in cores.items())
 
 

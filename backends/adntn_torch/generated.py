@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from adntn.backends import Differentiation, checked_differentiation
 from adntn.generator import TILED
-from adntn.machine import machine
+from adntn.machine import machine_of
 from adntn.program.forecast import ScheduleName, Task
 from adntn.program.schedule import Choice, check_contracts, checked_schedule, choose, rounded
 from adntn.tiling import Tiling
@@ -168,8 +168,7 @@ class GeneratedLayer(nn.Module):
             ValueError: if nothing fits into the layer's memory limit; the error names the least that would.
         """
         scale = self.cores["scale"]
-        computed = "float32" if scale.dtype in {torch.float16, torch.bfloat16} else str(scale.dtype)
-        here = machine("torch", computed.removeprefix("torch."), scale.device)
+        here = machine_of(scale)
         network, paths = self.generator.network, self.generator.paths
         task = Task(network, paths, rounded(rows), training, scale.element_size(), self.streams)
         if reason := self._why_in_one_piece():

@@ -73,8 +73,7 @@ def built(request: pytest.FixtureRequest) -> tuple[adntn_torch.GeneratedLayer, t
 @pytest.fixture
 def _small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine for which tiles are cut out of small weights too."""
-    for module in ("adntn_torch.generated", "adntn.generator"):
-        monkeypatch.setattr(f"{module}.machine", lambda *asked: replace(DEFAULT, cache_bytes=2**14))
+    monkeypatch.setattr("adntn.machine.machine", lambda *asked: replace(DEFAULT, cache_bytes=2**14))
 
 
 @pytest.fixture(params=["auto", "materialise", "recompute", "stream"])
