@@ -361,6 +361,16 @@ class Transposition:
     axes: tuple[int, ...] | None
     after: tuple[int, ...]
 
+    @property
+    def copies(self) -> bool:
+        """Whether numbers are copied into another order; if not, the result is a view."""
+        return self.axes is not None and self.after != tuple(self.before[axis] for axis in self.axes)
+
+    @property
+    def size(self) -> int:
+        """How many numbers the array has."""
+        return math.prod(self.after)
+
     def __call__(self, array: Array, functions: Namespace) -> Array:
         """Return the transposed array."""
         if self.axes is not None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 #: The environment variable that names the directory of the file, instead of the user's cache directory.
 DIRECTORY = "ADNTN_CACHE"
 FILE = "machine.json"
+#: Arrays that take so many times the cache's size lie in memory.
+BEYOND_CACHES = 8
 #: Of the file's format.
 VERSION = 1
 
@@ -36,10 +38,10 @@ class Machine:
     >>> slow = Machine(
     ...     operations=1e9, bandwidth=1e9, cached_bandwidth=4e9, overhead=1e-6, tanh=1e8, cache_bytes=2**20
     ... )
-    >>> slow.seconds(operations=1_000_000, bytes_moved=2_000_000, calls=100, in_cache=False)  # bound by memory
-    0.0021
-    >>> slow.seconds(operations=1_000_000, bytes_moved=2_000_000, calls=100, in_cache=True)  # bound by arithmetic
-    0.0011
+    >>> round(slow.seconds(operations=1e6, bytes_moved=2e6), 6)  # bound by arithmetic
+    0.001001
+    >>> round(slow.seconds(operations=1e6, bytes_moved=2e7), 6)  # bound by memory
+    0.020001
 
     Attributes:
         operations: multiplications and additions per second of a large matrix product, as `adntn.program.cost` counts
@@ -70,17 +72,26 @@ class Machine:
                 wanted = "integer" if field.name == "cache_bytes" else "finite number"
                 raise ValueError(f"{field.name} must be a positive {wanted}, got {value!r}")
 
-    def seconds(self, operations: float, bytes_moved: float, calls: int, in_cache: bool) -> float:
-        """Return the time that the roofline predicts: of arithmetic or of memory, whichever is longer, and of calls.
+    def seconds(self, operations: float, bytes_moved: float, share: float = 1.0) -> float:
+        """Return the time that the roofline predicts for one call: of arithmetic or of memory, whichever is longer.
 
         Args:
             operations: of matrix products.
-            bytes_moved: read and written.
-            calls: of array functions.
-            in_cache: whether the arrays stay in the cache.
+            bytes_moved: read and written; all that the call's arrays take.
+            share: of the bandwidth, what the call reaches.
         """
-        bandwidth = self.cached_bandwidth if in_cache else self.bandwidth
-        return max(operations / self.operations, bytes_moved / bandwidth) + calls * self.overhead
+        memory = bytes_moved / (share * self.bandwidth_of(bytes_moved))
+        return max(operations / self.operations, memory) + self.overhead
+
+    def bandwidth_of(self, size: float) -> float:
+        """Return the bytes per second at which arrays that take so many bytes, all together, are read and written.
+
+        Between the cache and memory there are larger, slower caches: the logarithm of the speed falls with that of the
+        size, from the cache's at `cache_bytes` to memory's at `BEYOND_CACHES` times as many.
+        """
+        way = math.log(max(size, 1) / self.cache_bytes) / math.log(BEYOND_CACHES)
+        beyond = min(max(way, 0.0), 1.0)
+        return math.exp((1 - beyond) * math.log(self.cached_bandwidth) + beyond * math.log(self.bandwidth))
 
 
 #: Where nothing has been measured: a server's processor with two cores, and an NVIDIA H100.

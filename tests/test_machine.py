@@ -148,9 +148,18 @@ def test_the_file_is_in_the_users_cache_unless_the_variable_names_a_directory(
 
 def test_time_is_that_of_arithmetic_or_memory_and_of_calls() -> None:
     one = Machine(operations=1e3, bandwidth=1e2, cached_bandwidth=1e4, overhead=0.5, tanh=1, cache_bytes=1)
-    assert one.seconds(operations=2e3, bytes_moved=1e2, calls=0, in_cache=False) == 2
-    assert one.seconds(operations=2e3, bytes_moved=1e3, calls=0, in_cache=False) == 10
-    assert one.seconds(operations=2e3, bytes_moved=1e3, calls=4, in_cache=True) == 2 + 4 * 0.5
+    assert one.seconds(operations=2e3, bytes_moved=1e2) == 2 + 0.5
+    assert one.seconds(operations=2e3, bytes_moved=1e3) == pytest.approx(10 + 0.5)
+    assert one.seconds(operations=2e3, bytes_moved=1e3, share=0.5) == pytest.approx(20 + 0.5)
+
+
+def test_the_speed_falls_steadily_from_the_caches_to_memorys() -> None:
+    one = Machine(operations=1e3, bandwidth=1e2, cached_bandwidth=1e4, overhead=0.5, tanh=1, cache_bytes=2**20)
+    assert [one.bandwidth_of(size) for size in (0, 2**10, 2**20)] == pytest.approx([1e4, 1e4, 1e4])
+    assert [one.bandwidth_of(size) for size in (2**23, 2**30)] == pytest.approx([1e2, 1e2])
+    between = [one.bandwidth_of(size) for size in range(2**20, 2**23, 2**16)]
+    assert between == sorted(between, reverse=True)
+    assert one.bandwidth_of(2**21.5) == pytest.approx(1e3)  # half way of both logarithms
 
 
 # Files that cannot be used

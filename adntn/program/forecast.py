@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import Literal
 
+from adntn.arrays import Transposition
 from adntn.machine import Machine
 from adntn.network import Network
 from adntn.program.adjoint import adjoint
@@ -20,8 +21,8 @@ from adntn.program.ir import Pointwise
 from adntn.program.lower import lower
 from adntn.program.nest import Nest
 from adntn.program.path import Paths
-from adntn.program.seconds import STEP, nest_adjoint_seconds, nest_seconds, program_seconds
-from adntn.tiling import Plan, tiling
+from adntn.program.seconds import STEP, nest_adjoint_seconds, nest_seconds, program_seconds, transposing_seconds
+from adntn.tiling import Plan, Tiling, tiling
 
 ScheduleName = Literal["auto", "materialise", "recompute", "stream", "contract"]
 
@@ -33,7 +34,7 @@ EDGE = 16
 COMPILED_LOOP = 2.0
 #: Inputs of groups of cores, and sizes of tiles as shares of what fits into the cache, that are tried.
 GROUP_INPUTS = (8, 16, 32, 64)
-TILE_SHARES = (0.25, 0.5, 1.0, 2.0, 4.0)
+TILE_SHARES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 #: Tiles of so many to a weight are tried too: those of a small weight hold less than what fits into the cache.
 TILES = 64
 #: How much more XLA's buffers were seen to take than the steps of a tile.
@@ -182,13 +183,15 @@ def plans(network: Network, machine: Machine, itemsize: int) -> Iterator[Plan]:
 def best_plan(network: Network, paths: Paths, machine: Machine, itemsize: int = 4) -> Plan:
     """Return the plan that makes a weight and pulls its adjoint back in the least time.
 
-    Of the plans that hold no more than half of the weight beside it and its adjoint; if none does, of all.
+    Of the plans that hold no more than a quarter of the weight beside it and its adjoint, if the best of these takes no
+    more than half as long again as the best of all.
     """
     task = Task(network, paths, itemsize=itemsize)
     tried = [_Tiled(task, machine, plan) for plan in plans(network, machine, itemsize)]
-    lean = [one for one in tried if one.beside_weight <= task.weight_bytes // 2]
-    best = min(lean or tried, key=lambda one: one.generating + one.pulling_back(needs_tile=False))
-    return best.plan
+    lean = [one for one in tried if one.beside_weight <= task.weight_bytes // 4]
+    best = min(tried, key=_both_ways)
+    best_lean = min(lean, key=_both_ways, default=best)
+    return best_lean.plan if _both_ways(best_lean) <= 1.5 * _both_ways(best) else best.plan
 
 
 @dataclass(frozen=True)
@@ -200,8 +203,12 @@ class _Tiled:
     plan: Plan
 
     @cached_property
+    def tiling(self) -> Tiling:
+        return tiling(self.task.network, self.task.paths, self.plan)
+
+    @property
     def nest(self) -> Nest:
-        return tiling(self.task.network, self.task.paths, self.plan).nest
+        return self.tiling.nest
 
     @property
     def loop(self) -> float:
@@ -262,6 +269,11 @@ class _Tiled:
         beside = 3 * self._tile + max(self._tile, self._share)
         return self._forecast("stream", seconds, self._work(needs_tile=True, beside=beside))
 
+    def turning(self, order: Transposition) -> float:
+        """Return the time to bring all tiles from one order into the other."""
+        tiles = math.prod(stage.count for stage in self.nest.stages)
+        return transposing_seconds(tiles * self._tile if order.copies else 0, self.machine, self.task.itemsize)
+
     @property
     def _tile(self) -> int:
         """Numbers of a tile."""
@@ -287,17 +299,25 @@ class _Tiled:
         return max(self.task.itemsize, 4)  # 16-bit numbers are computed in float32
 
 
+def _both_ways(tiled: _Tiled) -> float:
+    """Return the time to make a weight and to pull its adjoint back."""
+    return tiled.generating + tiled.pulling_back(needs_tile=False)
+
+
 @lru_cache(maxsize=4096)
 def _generating(tiled: _Tiled) -> float:
-    """Return the time to make all tiles."""
-    return tiled.loop * nest_seconds(tiled.nest, tiled.machine, tiled.task.itemsize, tiled.task.step)
+    """Return the time to make all tiles, as rows of the weight."""
+    made = nest_seconds(tiled.nest, tiled.machine, tiled.task.itemsize, tiled.task.step)
+    return tiled.loop * (made + tiled.turning(tiled.tiling.assembly.into_weight))
 
 
 @lru_cache(maxsize=4096)
 def _pulling_back(tiled: _Tiled, needs_tile: bool) -> float:
     """Return the time to make all tiles again and pull their adjoints back."""
-    task = tiled.task
-    return tiled.loop * nest_adjoint_seconds(tiled.nest, tiled.machine, task.itemsize, needs_tile, task.step)
+    task, assembly = tiled.task, tiled.tiling.assembly
+    turned = tiled.turning(assembly.into_legs) + (tiled.turning(assembly.into_weight) if needs_tile else 0.0)
+    pulled = nest_adjoint_seconds(tiled.nest, tiled.machine, task.itemsize, needs_tile, task.step)
+    return tiled.loop * (pulled + turned)
 
 
 @lru_cache(maxsize=4096)
@@ -316,8 +336,7 @@ def _product_seconds(task: Task, machine: Machine, tiles: int) -> float:
     operations = 2 * task.rows * task.out_features * task.in_features * edges / tiles
     vectors = task.rows * (task.in_features * tiles + task.out_features) * task.itemsize
     moved = (vectors + task.weight_bytes) / tiles
-    in_cache = moved <= 3 * machine.cache_bytes
-    return (machine.seconds(operations, moved, 1, in_cache) + task.step) * tiles
+    return (machine.seconds(operations, moved) + task.step) * tiles
 
 
 def _in_one_piece(task: Task, machine: Machine) -> Forecast:

@@ -53,6 +53,11 @@ class MatrixForm:
         """Whether the result can be written where it is wanted: it needs no sum and no transposition afterwards."""
         return self.kind != "environment" and self.out.axes is None
 
+    @property
+    def transposed(self) -> int:
+        """How many numbers are copied into another order before and after the product."""
+        return sum(one.size for one in (self.first, self.second, self.out) if one.copies)
+
     def add(self, left: Array, right: Array, total: Array, functions: Namespace) -> None:
         """Add the contraction to a contiguous array of any shape; without a result in between where libraries can."""
         adds = functions.baddbmm

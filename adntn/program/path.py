@@ -93,7 +93,7 @@ def _seconds(tensors: Sequence[Sequence[Leg]], output: Sequence[Leg], path: Path
         out = (left | right) & frozenset(output).union(*remaining)
         size = sum(math.prod(leg.size for leg in legs) for legs in (left, right, out))
         operations = 2 * math.prod(leg.size for leg in left | right)
-        total += DEFAULT.seconds(operations, 4 * size, calls=1, in_cache=4 * size <= DEFAULT.cache_bytes)
+        total += DEFAULT.seconds(operations, 4 * size)
         remaining.append(out)
     return total
 

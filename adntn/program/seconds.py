@@ -11,6 +11,8 @@ from adntn.program.nest import Nest
 STEP = 2e-5
 #: Products of small matrices move numbers at about so much of the speed of a copy.
 SMALL = 0.6
+#: Transposes of many axes move them at about so much of the speed of a copy in memory, however small they are.
+TRANSPOSED = 0.5
 
 
 def program_seconds(program: Program, machine: Machine, itemsize: int, step: float = STEP) -> float:
@@ -18,13 +20,17 @@ def program_seconds(program: Program, machine: Machine, itemsize: int, step: flo
     total = 0.0
     for one in program.steps:
         moved = sum(tensor.size for tensor in (*one.inputs, one.out)) * itemsize
-        in_cache = moved <= 3 * machine.cache_bytes
-        moved = round(moved / SMALL)
         if isinstance(one, Contract):
-            total += machine.seconds(step_operations(one), moved, 1, in_cache)
+            total += machine.seconds(step_operations(one), moved, SMALL)
+            total += transposing_seconds(one.form.transposed, machine, itemsize)
         else:
-            total += max(one.out.size / machine.tanh, machine.seconds(0, moved, 1, in_cache))
+            total += max(one.out.size / machine.tanh, machine.seconds(0, moved, SMALL))
     return total + step * len(program.steps)
+
+
+def transposing_seconds(numbers: int, machine: Machine, itemsize: int) -> float:
+    """Return the predicted time of copying so many numbers into another order."""
+    return 2 * numbers * itemsize / (TRANSPOSED * machine.bandwidth)
 
 
 def nest_seconds(nest: Nest, machine: Machine, itemsize: int, step: float = STEP) -> float:
