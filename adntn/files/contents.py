@@ -43,9 +43,9 @@ TYPES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Weight:
-    """A generated weight in a file.
+    """A generated weight in a file; also the topology of a layer that has it, for the one shape that it can make.
 
     Attributes:
         generator: what generates it.
@@ -60,6 +60,21 @@ class Weight:
     def tensors(self) -> dict[str, str]:
         """Return the name of each core's tensor."""
         return {core: self.prefix + core for core in self.generator.core_shapes}
+
+    def __call__(self, shape: tuple[int, ...]) -> Generator:
+        """Return the generator.
+
+        Raises:
+            ValueError: if it makes weights of another shape.
+        """
+        if shape != self.generator.shape:
+            raise ValueError(f"the file has a generator of the shape {self.generator.shape}, not of {shape}")
+        return self.generator
+
+    def __str__(self) -> str:
+        return self.topology
+
+    __repr__ = __str__
 
 
 @dataclass(frozen=True)
