@@ -129,6 +129,7 @@ def test_a_file_is_compressed_further(small: Path) -> None:
 
 def test_torch_builds_a_model_from_the_file(model: Path) -> None:
     needs("torch")
+    import torch  # noqa: PLC0415
     from torch import nn  # noqa: PLC0415
 
     import adntn_torch  # noqa: PLC0415
