@@ -1,4 +1,4 @@
-"""Equinox models in files: every array comes back, and another network is refused by name."""
+"""Models of Equinox and NNX in files: every array comes back, and another network is refused by name."""
 
 from __future__ import annotations
 
@@ -87,16 +87,38 @@ def test_a_file_of_another_network_is_refused_with_names(build: Callable[[], Any
     assert "is of another network" in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("model", "words"),
-    [
-        (eqx.nn.Linear(2, 2, key=jax.random.key(0)), "must have generated layers"),
-        ({"a": Network(), "key": jax.random.key(0)}, "'key' is the key of a random generator"),
-    ],
-)
-def test_what_cannot_be_saved_is_named(model: Any, words: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=words):
-        save_compressed(model, tmp_path / "file")
+def test_a_model_of_nnx_comes_back_but_for_its_keys(tmp_path: Path) -> None:
+    nnx = pytest.importorskip("flax.nnx")
+    import adntn_jax.nnx as generated  # noqa: PLC0415
+
+    class Model(nnx.Module):
+        def __init__(self, seed: int) -> None:
+            rngs = nnx.Rngs(seed)
+            self.first = generated.Linear(16, 16, rngs=rngs, topology=TTN)
+            self.rest = nnx.List([nnx.BatchNorm(16, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)])
+            self.last = nnx.Linear(16, 4, rngs=rngs)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            for layer in self.rest:
+                x = layer(self.first(x))
+            return self.last(x)
+
+    model = Model(seed=0)
+    model.rest[0].mean[...] = jnp.arange(16.0)
+    save_compressed(model, tmp_path / "file")
+    loaded = load_compressed(lambda: Model(seed=1), tmp_path / "file")
+    assert jnp.array_equal(loaded.rest[0].mean[...], jnp.arange(16.0))
+    assert loaded.rest[1].rngs.key[...] == Model(seed=1).rest[1].rngs.key[...]
+    loaded.eval()
+    model.eval()
+    assert jnp.array_equal(loaded(jnp.ones((2, 16))), model(jnp.ones((2, 16))))
+    nnx.grad(lambda model: model(jnp.ones((2, 16))).sum())(loaded)
+    assert set(adntn.load(tmp_path / "file")) == {"first.weight"}
+
+
+def test_a_model_without_generated_layers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must have generated layers"):
+        save_compressed(eqx.nn.Linear(2, 2, key=jax.random.key(0)), tmp_path / "file")
     assert not (tmp_path / "file").exists()
 
 
