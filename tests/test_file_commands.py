@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 import adntn
 from adntn.cli import main
 from adntn.commands.rules import TOPOLOGIES, rule
+from adntn.files import Weight, write
 
 SHAPES = {"body.0.weight": (32, 24), "body.0.bias": (32,), "body.1.weight": (16, 8, 3, 3), "head.weight": (10, 32)}
 
@@ -289,6 +290,16 @@ def test_bad_rules_are_exit_code_2_and_one_line(
     assert words in error
     assert error.count("\n") == 1
     assert not output.exists()
+
+
+def test_a_weight_that_others_share_stays_dense(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = model.with_name("shared")
+    generator = adntn.TTN((32, 24), bond=2)
+    cores = {f"a.cores.{name}": core for name, core in generator.init().items()}
+    weights = {"a.weight": Weight(generator, "a.cores.", "TTN")}
+    write(small, weights, {**cores, "head.weight": random_array((32, 24))}, same={"embedding.weight": "head.weight"})
+    assert main(["compress", str(small), str(model.with_name("out")), "--rule", "head=TTN"]) == 2
+    assert "'head.weight' cannot be compressed: it is shared with embedding.weight" in capsys.readouterr().err
 
 
 UNPARSED = {

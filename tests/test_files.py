@@ -78,6 +78,15 @@ def test_a_file_of_one_library_is_the_same_in_every_other(writer: str, reader: s
         generator.check(found)
 
 
+def test_views_are_written_as_the_numbers_that_they_show(tmp_path: Path) -> None:
+    needs("torch")
+    cores = EVERY_TYPE.init(seed=3, backend="torch", dtype="complex64")
+    views = {name: core.mT.contiguous().mT.conj() if core.ndim > 1 else core.conj() for name, core in cores.items()}
+    adntn.save(tmp_path / "file", {"a": (EVERY_TYPE, views)})
+    found = adntn.load(tmp_path / "file")["a"][1]
+    assert all(np.array_equal(found[name], on_host(core).conj()) for name, core in cores.items())
+
+
 def test_a_path_of_ones_own_is_kept(tmp_path: Path) -> None:
     generator = adntn.TTN((4, 4), leg=2).with_path([(1, 2), (0, 1)], level=1)
     adntn.save(tmp_path / "file", {"a": (generator, generator.init())})

@@ -116,6 +116,9 @@ def _generators(contents: Contents, rules: list[Rule]) -> dict[str, tuple[Genera
                 f"{name!r} cannot be compressed: {options} stores {stored:,} numbers for {count:,} weights"
             )
         made[name] = generator, options
+    if shared := [name for name in made if name in contents.same.values()]:
+        others = [name for name, one in contents.same.items() if one == shared[0]]
+        raise ValueError(f"{shared[0]!r} cannot be compressed: it is shared with {', '.join(others)}")
     if taken := [name for name in made if any(one.startswith(prefix_of(name)) for one in contents.tensors)]:
         raise ValueError(f"{taken[0]!r} cannot be compressed: the file has cores of that name already")
     return made

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from adntn.arrays import DTYPES, Array
 from adntn.atomic import whole_file
 from adntn.files.spelling import generator_from, spelled
@@ -184,7 +186,6 @@ def write(
         ValueError: if an activation is one's own, or safetensors does not have a number type.
         OSError: if the file cannot be written.
     """
-    import numpy as np  # noqa: PLC0415
     from safetensors.numpy import save_file  # noqa: PLC0415  (importing the library must stay light)
 
     written: dict[str, Array] = {}

@@ -103,6 +103,8 @@ def on_host(array: Array) -> Array:
     import ml_dtypes  # noqa: PLC0415  (importing the library must stay light)
 
     array = detached(array)
+    if hasattr(array, "resolve_conj"):  # torch conjugates and negates lazily, which NumPy does not know
+        array = array.resolve_conj().resolve_neg()
     if dtype_name(array) == "bfloat16":
         return autoray.to_numpy(as_dtype(array, "float32")).astype(ml_dtypes.bfloat16)
     return autoray.to_numpy(array)

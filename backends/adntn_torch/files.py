@@ -62,16 +62,20 @@ def save_compressed(model: nn.Module, path: str | os.PathLike[str]) -> None:
         if layer.frozen_weight is not None:
             notes[name]["frozen"] = str(layer.frozen_weight.dtype).removeprefix("torch.")
         if owner == name:
-            tensors |= {_inside(name) + CORES + core: _values(core, value) for core, value in layer.cores.items()}
+            named_cores = {_inside(name) + CORES + core: value for core, value in layer.cores.items()}
+            tensors |= {core: _values(core, value) for core, value in named_cores.items()}
     same: dict[str, str] = {}
     cores = {id(core) for layer in layers.values() for core in layer.cores.values()}
-    for name, tensor in ((name, tensor) for name, tensor in _state(model) if id(tensor) not in cores):
+    state = dict(_state(model))
+    for name, tensor in state.items():
+        if id(tensor) in cores:
+            continue
         owner = owners.setdefault(id(tensor), name)
         if owner == name:
             tensors[name] = _values(name, tensor)
         else:
             same[name] = owner
-    if other := [name for name, value in model.state_dict().items() if not isinstance(value, Tensor)]:
+    if other := [name for name in model.state_dict() if name not in state]:
         raise ValueError(f"the model has state of its own that is no parameter or buffer: {_some(other)}")
     write(path, weights, tensors, same=same, notes={NOTES: notes}, metadata={"format": "pt"})
 
@@ -116,7 +120,7 @@ def load_compressed(
     with opened(path) as contents:
         notes = _notes(contents)
         model = _built(model_fn, contents)
-        layers = {name.removesuffix(WEIGHT).rstrip("."): weight for name, weight in contents.weights.items()}
+        layers = {_layer_of(name): weight for name, weight in contents.weights.items()}
         options = {
             "differentiation": differentiation,
             "engine": engine,
@@ -138,7 +142,10 @@ def load_compressed(
 def _values(name: str, tensor: Tensor) -> Any:
     if nn.parameter.is_lazy(tensor) or tensor.is_meta:
         raise ValueError(f"parameter or buffer {name!r} has no values yet")
-    return on_host(tensor)
+    try:
+        return on_host(tensor)
+    except (RuntimeError, TypeError) as error:  # sparse, quantized ...
+        raise ValueError(f"parameter or buffer {name!r} cannot be written: {error}") from error
 
 
 def _state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -227,7 +234,7 @@ def _equal(contents: Contents, one: str, other: str) -> bool:
 def _stored(contents: Contents) -> dict[str, str]:
     """Return which tensor of the file stands for each name of a parameter or buffer."""
     cores = {
-        f"{name.removesuffix(WEIGHT)}{CORES}{core}": tensor
+        f"{_inside(_layer_of(name))}{CORES}{core}": tensor
         for name, weight in contents.weights.items()
         for core, tensor in weight.tensors().items()
     }
@@ -270,6 +277,11 @@ def _remember(model: nn.Module, notes: Mapping[str, tuple[float | None, torch.dt
         layer.std = layer.std if std is None else std
         if frozen is not None:
             layer.freeze(frozen)
+
+
+def _layer_of(weight: str) -> str:
+    """Return the name of the layer that has a weight; the weight's own, if no layer could have it."""
+    return "" if weight == WEIGHT else weight.removesuffix(f".{WEIGHT}")
 
 
 def _inside(path: str) -> str:

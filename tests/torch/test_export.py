@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import adntn
 import adntn_torch
 from adntn_torch import compress, export_onnx
 
-pytest.importorskip("onnxscript")
+needs_onnxscript = pytest.mark.skipif(find_spec("onnxscript") is None, reason="onnxscript is not installed")
 
 #: Three layers, a few hundred roundings on the way to each number, in another order.
 TOLERANCE = 200 * torch.finfo(torch.float32).eps
@@ -62,6 +63,7 @@ def test_torch_export_keeps_the_generators(options: dict[str, Any]) -> None:
     assert written.tell() < dense / 2
 
 
+@needs_onnxscript
 @pytest.mark.parametrize("expand", [False, True])
 def test_onnxruntime_gives_the_same_outputs_for_any_batch(expand: bool, tmp_path: Path) -> None:
     model = network()
@@ -71,6 +73,7 @@ def test_onnxruntime_gives_the_same_outputs_for_any_batch(expand: bool, tmp_path
     assert list(adntn_torch.generated_layers(model)) == ["0", "4", "6"], "the model stays as it is"
 
 
+@needs_onnxscript
 @pytest.mark.parametrize("topology", LAYER_TOPOLOGIES.values(), ids=LAYER_TOPOLOGIES)
 def test_every_topology(topology: adntn.Options, tmp_path: Path) -> None:
     layer = adntn_torch.Linear(96, 80, topology=topology, seed=0).eval()
@@ -86,6 +89,7 @@ LAYERS = {
 }
 
 
+@needs_onnxscript
 @pytest.mark.parametrize(("build", "shape"), LAYERS.values(), ids=LAYERS)
 def test_convolutions(build: Callable[[], nn.Module], shape: tuple[int, ...], tmp_path: Path) -> None:
     layer, x = build().eval(), torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -93,6 +97,7 @@ def test_convolutions(build: Callable[[], nn.Module], shape: tuple[int, ...], tm
     assert relative(outputs(tmp_path / "model.onnx", x), layer(x)) < TOLERANCE
 
 
+@needs_onnxscript
 def test_a_file_with_generators_is_small_and_holds_no_weight(tmp_path: Path) -> None:
     model = network()
     sizes = {}
@@ -106,6 +111,7 @@ def test_a_file_with_generators_is_small_and_holds_no_weight(tmp_path: Path) -> 
     assert str(Path(__file__).parent) not in (tmp_path / "model.onnx").read_text(encoding="latin-1")
 
 
+@needs_onnxscript
 def test_frozen_layers_are_generated_in_the_file_and_stay_frozen(tmp_path: Path) -> None:
     model = network()
     model[4].freeze()
@@ -116,6 +122,7 @@ def test_frozen_layers_are_generated_in_the_file_and_stay_frozen(tmp_path: Path)
     assert relative(outputs(tmp_path / "model.onnx", X), model(X)) < TOLERANCE
 
 
+@needs_onnxscript
 def test_an_engine_cannot_be_traced_but_expanded(tmp_path: Path) -> None:
     model = network(engine="numpy")
     with pytest.raises(ValueError, match="layer '0' has its weight from the engine 'numpy'"):
@@ -125,6 +132,7 @@ def test_an_engine_cannot_be_traced_but_expanded(tmp_path: Path) -> None:
     assert relative(outputs(tmp_path / "model.onnx", X), model(X)) < TOLERANCE
 
 
+@needs_onnxscript
 def test_an_export_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_text("before")
     with pytest.raises(torch.onnx.OnnxExporterError):

@@ -315,10 +315,16 @@ def test_a_checkpoint_of_another_network_is_refused_with_names(
 
 
 class Stateful(Network):
-    def get_extra_state(self) -> str:
-        return "more"
+    def get_extra_state(self) -> torch.Tensor:
+        return torch.ones(3)
 
-    def set_extra_state(self, state: str) -> None: ...
+    def set_extra_state(self, state: torch.Tensor) -> None: ...
+
+
+def quantized() -> nn.Module:
+    model = compressed()
+    model.register_buffer("table", torch.ones(3).to(torch.float8_e4m3fn))
+    return model
 
 
 def lazy() -> nn.Module:
@@ -329,6 +335,7 @@ CANNOT_BE_SAVED = {
     "nothing generated": (Network, "must have generated layers"),
     "without values": (lambda: adntn_torch.Linear(16, 16, device="meta"), "has no values yet"),
     "lazy": (lazy, "'1.weight' has no values yet"),
+    "a number type of torch alone": (quantized, "buffer 'table' cannot be written"),
     "state of another kind": (lambda: compressed(build=Stateful), "no parameter or buffer: '_extra_state'"),
 }
 
@@ -338,6 +345,13 @@ def test_what_cannot_be_saved_is_named(build: Callable[[], nn.Module], words: st
     with pytest.raises(ValueError, match=words):
         save_compressed(build(), tmp_path / "file")
     assert not (tmp_path / "file").exists()
+
+
+def test_a_generated_weight_that_no_layer_could_have_is_named(tmp_path: Path) -> None:
+    generator = TTN((64, 32))
+    adntn.save(tmp_path / "file", {"attention.in_proj_weight": (generator, generator.init())})
+    with pytest.raises(ValueError, match=r"the model lacks the generated layers 'attention\.in_proj_weight'"):
+        load_compressed(Network, tmp_path / "file")
 
 
 @pytest.mark.parametrize(
