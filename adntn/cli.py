@@ -14,6 +14,7 @@ from adntn.commands import COMMANDS
 
 EXAMPLES = """examples:
   adntn backends
+  adntn compress model.safetensors small.safetensors --rule 'classifier.*=TTN,bond=4'
   adntn verify --backends numpy,torch --html agreement.html
   adntn calibrate --backends numpy,torch
   adntn verify --help

@@ -8,6 +8,7 @@ FRAMEWORKS = {
     "adntn_torch/fused_kernels.py": "triton",
     "adntn_jax": "jax",
     "adntn_jax/equinox.py": "equinox",
+    "adntn_jax/files.py": "equinox",
     "adntn_jax/nnx.py": "flax",
 }
 

@@ -4,9 +4,9 @@ That function takes the parsed arguments and returns the exit code; bad input is
 ValueError, which `adntn.cli` turns into one line and the exit code 2.
 """
 
-from adntn.commands import backends, bench, calibrate, verify
+from adntn.commands import backends, bench, calibrate, completion, compress, draw, expand, report, verify
 
 #: The subcommands, in the order in which the help shows them.
-COMMANDS = (verify, calibrate, bench, backends)
+COMMANDS = (compress, expand, report, draw, verify, calibrate, bench, backends, completion)
 
 __all__ = ["COMMANDS"]

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adntn.atomic import whole_file
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -88,11 +90,32 @@ def writable(text: str) -> Path:
     return path
 
 
+def add_files(parser: argparse.ArgumentParser, what: str) -> None:
+    """Declare a file to read and a file to write; `check_files` checks them."""
+    parser.add_argument("input", type=Path, metavar="IN", help=what)
+    parser.add_argument("output", type=writable, metavar="OUT", help="the file to write")
+    parser.add_argument("--force", action="store_true", help="replace OUT if it is there")
+
+
+def check_files(arguments: argparse.Namespace) -> None:
+    """Check that one file can be read and the other written: better now than after the work.
+
+    Raises:
+        OSError: if not.
+    """
+    source, target = arguments.input, arguments.output
+    if not source.is_file():
+        raise FileNotFoundError(f"there is no file {str(source)!r}")
+    if target.exists():
+        if source.samefile(target):
+            raise FileExistsError(f"IN and OUT are the same file, {str(target)!r}")
+        if not arguments.force:
+            raise FileExistsError(f"{str(target)!r} is there already; --force replaces it")
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(f"the directory {str(target.parent)!r} cannot be written to")
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file as a whole or not at all: to a temporary one beside it, which then takes its place."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

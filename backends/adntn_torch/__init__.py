@@ -9,6 +9,8 @@
 from adntn.backends import DIFFERENTIATIONS, Differentiation
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_torch.compress import Compression, Row, Rule, above, compress, expand, generated_layers
+from adntn_torch.export import export_onnx
+from adntn_torch.files import load_compressed, save_compressed
 from adntn_torch.fit import Fit, fit
 from adntn_torch.fused import fused_linear
 from adntn_torch.generated import GeneratedLayer
@@ -31,7 +33,10 @@ __all__ = [
     "above",
     "compress",
     "expand",
+    "export_onnx",
     "fit",
     "fused_linear",
     "generated_layers",
+    "load_compressed",
+    "save_compressed",
 ]

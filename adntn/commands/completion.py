@@ -1,0 +1,36 @@
+"""`adntn completion`: what a shell needs to complete the command, made from the parser by shtab."""
+
+from __future__ import annotations
+
+import argparse
+
+from adntn.commands.output import subcommand
+
+SUMMARY = "print a script with which a shell completes the command"
+EXAMPLES = """examples:
+  adntn completion bash > ~/.local/share/bash-completion/completions/adntn
+  adntn completion zsh > ~/.zfunc/_adntn    # with ~/.zfunc in fpath, before compinit
+  adntn completion fish > ~/.config/fish/completions/adntn.fish
+
+It needs shtab: pip install "adntn[completion]"
+"""
+SHELLS = ("bash", "zsh", "fish")
+
+
+def add(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the subcommand."""
+    parser = subcommand(subcommands, "completion", SUMMARY, EXAMPLES)
+    parser.add_argument("shell", choices=SHELLS, help="whose script")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the script."""
+    try:
+        import shtab  # noqa: PLC0415
+    except ImportError as error:
+        raise ImportError('shtab is not installed; try: pip install "adntn[completion]"') from error
+    from adntn.cli import parser  # noqa: PLC0415  (it lists this command)
+
+    print(shtab.complete(parser(), arguments.shell))
+    return 0
