@@ -4,6 +4,7 @@ from adntn import interop
 from adntn.activations import ACTIVATIONS, Activation
 from adntn.arrays import Namespace
 from adntn.backends import Backend, Status, backend, backends
+from adntn.files import FormatError, load, save
 from adntn.fit import Fit, fit, hierarchical_svd
 from adntn.generator import Generator
 from adntn.network import Core, Leg, Level, Network, Node
@@ -43,6 +44,7 @@ __all__ = [
     "Core",
     "Custom",
     "Fit",
+    "FormatError",
     "Generator",
     "Layout",
     "Leg",
@@ -63,6 +65,8 @@ __all__ = [
     "fit",
     "hierarchical_svd",
     "interop",
+    "load",
+    "save",
     "topology",
     "verify",
 ]

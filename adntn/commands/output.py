@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from adntn.atomic import whole_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,9 +91,5 @@ def writable(text: str) -> Path:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file as a whole or not at all: to a temporary one beside it, which then takes its place."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
