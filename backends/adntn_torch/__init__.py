@@ -8,6 +8,7 @@
 
 from adntn.backends import DIFFERENTIATIONS, Differentiation
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
+from adntn_torch.adapters import Adaptation, adapt, load_adapter, save_adapter
 from adntn_torch.compress import Compression, Row, Rule, above, compress, expand, generated_layers
 from adntn_torch.fit import Fit, fit
 from adntn_torch.fused import fused_linear
@@ -17,6 +18,7 @@ from adntn_torch.layers import Conv1d, Conv2d, Conv3d, Linear
 __all__ = [
     "DEFAULT_TOPOLOGY",
     "DIFFERENTIATIONS",
+    "Adaptation",
     "Compression",
     "Conv1d",
     "Conv2d",
@@ -29,9 +31,12 @@ __all__ = [
     "Rule",
     "TopologyOptions",
     "above",
+    "adapt",
     "compress",
     "expand",
     "fit",
     "fused_linear",
     "generated_layers",
+    "load_adapter",
+    "save_adapter",
 ]

@@ -13,14 +13,15 @@ from torch import nn
 from adntn.program.forecast import ScheduleName
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_torch.adapters.adapted import (
-    PRODUCTS,
     Adapted,
     adapted_layers,
     attach,
     detach,
     frozen_weight,
+    is_transposed,
     kind_of,
     merge_layer,
+    product_of,
     unmerge_layer,
 )
 from adntn_torch.adapters.delta import Delta, checked_dropout, delta_of
@@ -140,14 +141,16 @@ def make_delta(
     Raises:
         ValueError: if the options do not suit the layer, which the error names.
     """
-    kind = KINDS.get(kind_of(layer)) if kind_of(layer) in PRODUCTS else None
+    kind, weight = kind_of(layer), frozen_weight(layer)
+    generated = next((KINDS[one] for one in kind.__mro__ if one in KINDS), None)
     try:
-        if kind is None and checked_dropout(dropout):
-            raise ValueError(f"dropout must be 0 for a {kind_of(layer).__name__}, whose weight is read, got {dropout}")
+        if product_of(kind) is None and checked_dropout(dropout):
+            raise ValueError(f"dropout must be 0 for a {kind.__name__}, whose weight is read, got {dropout}")
         return delta_of(
-            frozen_weight(layer),
             layer,
-            kind,
+            weight,
+            generated,
+            delta_shape(layer),
             topology,
             scaling=scaling,
             dropout=dropout,
@@ -158,6 +161,12 @@ def make_delta(
         )
     except ValueError as error:
         raise ValueError(f"layer {layer_name!r} cannot be adapted: {error}") from error
+
+
+def delta_shape(layer: nn.Module) -> tuple[int, ...]:
+    """Return the shape of a layer's delta: (out, in, ...), also where the weight is transposed."""
+    shape = tuple(frozen_weight(layer).shape)
+    return shape[::-1] if is_transposed(kind_of(layer)) else shape
 
 
 def attach_all(model: nn.Module, name: str, deltas: Mapping[str, Delta], *, trainable: bool) -> Adaptation:
@@ -296,7 +305,9 @@ def check_name(model: nn.Module, name: str) -> None:
     if hasattr(nn.ModuleDict, name):
         raise ValueError(f"name {name!r} is taken by torch.nn.ModuleDict; give the adapter another")
     if name in adapter_names(model):
-        raise ValueError(f"the model has an adapter {name!r} already; remove it first, or give the new one another name")
+        raise ValueError(
+            f"the model has an adapter {name!r} already; remove it first, or give the new one another name"
+        )
     if adapted_layers(model):
         _unmerged(model)
 

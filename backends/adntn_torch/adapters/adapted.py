@@ -39,6 +39,11 @@ def _convolution(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     return y
 
 
+def _transformers_conv1d(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+    rows = x.reshape(-1, x.shape[-1])
+    return torch.addmm(layer.bias, rows, weight).view(*x.shape[:-1], weight.shape[1])  # type: ignore[arg-type]
+
+
 #: How a layer meets x with a weight. Subclasses, and layers whose weight others read, take the weight with the deltas.
 PRODUCTS: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor], Tensor]] = {
     nn.Linear: _linear,
@@ -46,6 +51,20 @@ PRODUCTS: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor], Tensor]] =
     nn.Conv2d: _convolution,
     nn.Conv3d: _convolution,
 }
+
+
+def product_of(kind: type[nn.Module]) -> Callable[[nn.Module, Tensor, Tensor], Tensor] | None:
+    """Return how a layer of exactly that class meets x with a weight; None where it is to read the weight itself."""
+    return _transformers_conv1d if _is_transformers_conv1d(kind) else PRODUCTS.get(kind)
+
+
+def is_transposed(kind: type[nn.Module]) -> bool:
+    """Return whether the weight has the shape (in, out): the linear layer of GPT-2 and its kin."""
+    return any(_is_transformers_conv1d(one) for one in kind.__mro__)
+
+
+def _is_transformers_conv1d(kind: type) -> bool:
+    return (kind.__module__, kind.__name__) == ("transformers.pytorch_utils", "Conv1D")  # without importing it
 
 
 class Adapted(nn.Module):
@@ -73,11 +92,11 @@ class Adapted(nn.Module):
         super()._load_from_state_dict(*arguments, **keywords)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return _new, (self.adntn_kind,), self.__getstate__()  # the class itself is made at run time
+        return _new, (self.adntn_kind,), object.__getstate__(self)  # the class itself is made at run time
 
 
 def _new(kind: type[nn.Module]) -> nn.Module:
-    return object.__new__(adapted_kind(kind))
+    return object.__new__(adapted_kind(kind))  # type: ignore[arg-type]
 
 
 @cache
@@ -89,16 +108,17 @@ def adapted_kind(kind: type[nn.Module]) -> type[Adapted]:
         "__module__": __name__,
         weight_name(kind): property(effective_weight),
     }
-    if kind in PRODUCTS:
-        body["forward"] = _product_with_deltas
+    product = product_of(kind)
+    if product is not None:
+
+        def forward(self: Adapted, input: Tensor) -> Tensor:
+            y = product(self, input, frozen_weight(self))
+            for delta in acting(self):
+                y = y + delta(input).to(y.dtype)
+            return y
+
+        body["forward"] = forward
     return type(f"Adapted{kind.__name__}", (Adapted, kind), body)
-
-
-def _product_with_deltas(self: Adapted, input: Tensor) -> Tensor:
-    y = PRODUCTS[self.adntn_kind](self, input, frozen_weight(self))
-    for delta in acting(self):
-        y = y + delta(input).to(y.dtype)
-    return y
 
 
 def effective_weight(layer: Adapted) -> Tensor:
@@ -106,7 +126,8 @@ def effective_weight(layer: Adapted) -> Tensor:
     weight = frozen_weight(layer)
     total: Tensor = weight
     for delta in acting(layer):
-        total = total + delta.weight  # 16-bit weights are added in the cores' float32, and rounded once
+        added = delta.weight.T if is_transposed(layer.adntn_kind) else delta.weight
+        total = total + added  # 16-bit weights are added in the cores' float32, and rounded once
     return total.to(weight.dtype)
 
 
@@ -138,11 +159,11 @@ def acting(layer: Adapted) -> Iterator[Delta]:
 def attach(layer: nn.Module, name: str, delta: Delta) -> None:
     """Give a layer a delta, which does not act yet."""
     if not isinstance(layer, Adapted):
-        layer.__class__ = adapted_kind(type(layer))
+        layer.__class__ = adapted_kind(type(layer))  # type: ignore[arg-type]
         layer.add_module(DELTAS, nn.ModuleDict())
         layer.adntn_active = ()  # type: ignore[assignment]
         layer.register_buffer("adntn_original", None, persistent=False)
-    layer.adntn_delta[name] = delta.train(layer.training)  # type: ignore[operator, index]
+    layer.get_submodule(DELTAS).add_module(name, delta.train(layer.training))
 
 
 def detach(layer: Adapted, name: str) -> None:

@@ -71,9 +71,10 @@ class Delta(nn.Module):
 
 
 def delta_of(
+    dense: nn.Module,
     weight: Tensor,
-    dense: nn.Module | None,
     kind: type[GeneratedLayer] | None,
+    shape: tuple[int, ...],
     topology: TopologyOptions,
     *,
     scaling: float = 1.0,
@@ -86,9 +87,10 @@ def delta_of(
     """Return a delta for a weight, zero at the start.
 
     Args:
-        weight: what it is added to; 16-bit weights get cores in float32, because single steps of training are small.
         dense: the layer that owns the weight; `kind` takes its arguments.
-        kind: the generated layer that takes the layer's input; None for a weight that is read rather than applied.
+        weight: what the delta is added to; 16-bit weights get cores in float32, because steps of training are small.
+        kind: the generated layer that takes the layer's input; None for a linear one of that shape.
+        shape: of the delta.
         topology: how it is generated.
         scaling, dropout: see `Delta`.
         schedule, memory_limit: as for `adntn_torch.Linear`.
@@ -98,7 +100,7 @@ def delta_of(
     Raises:
         TypeError, ValueError: if an argument is wrong, or the topology cannot make the weight's shape.
     """
-    usual = 1.0 / math.sqrt(3 * max(1, math.prod(weight.shape[1:])))
+    usual = 1.0 / math.sqrt(3 * math.prod(shape[1:]))
     settings: dict[str, Any] = {
         "topology": topology,
         "schedule": schedule,
@@ -107,8 +109,8 @@ def delta_of(
         "std": usual if std is None else std,
     }
     layer: GeneratedLayer
-    if kind is None or dense is None:
-        rows, columns = weight.shape
+    if kind is None:
+        rows, columns = shape
         layer = Linear(columns, rows, bias=False, device=weight.device, dtype=weight.dtype, **settings)
     else:
         layer = kind.from_dense(dense, **settings)

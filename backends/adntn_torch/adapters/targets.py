@@ -13,10 +13,12 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from adntn import Options
+from adntn.arrays import dtype_name
 from adntn.topologies.layers import TopologyOptions
-from adntn_torch.adapters.adapted import kind_of, outer_modules, weight_name
+from adntn_torch.adapters.adapted import is_transposed, kind_of, outer_modules, weight_name
 from adntn_torch.choose import Rule
 from adntn_torch.generated import GeneratedLayer
+from adntn_torch.layers import Linear as GeneratedLinear
 
 #: Ends of names, a regular expression or "all-linear", as PEFT's `target_modules`; or rules as for `compress`.
 Targets = Sequence[str] | str | Mapping[str, TopologyOptions | None] | Rule
@@ -84,14 +86,29 @@ def named(model: nn.Module, targets: Sequence[str] | str) -> list[str]:
     """
     modules = _inner(model)
     if isinstance(targets, str):
-        return _by_expression(model, modules, targets)
+        if targets != ALL_LINEAR:
+            _check_matches(targets, modules, _expression(targets))
+        return meant(model, targets)
     for pattern in targets:
         _check_matches(pattern, modules)
-    return [
-        name
-        for name, module in modules.items()
-        if name in targets or (is_layer(module) and any(_means(pattern, name) for pattern in targets))
-    ]
+    exact = [name for name in modules if name in targets]
+    wanted = {*exact, *meant(model, targets)}
+    return [name for name in modules if name in wanted]
+
+
+def meant(model: nn.Module, targets: Sequence[str] | str) -> list[str]:
+    """Return the names of the layers that could be adapted and are meant; entries may match nothing, as in PEFT.
+
+    Raises:
+        ValueError: if one string is no regular expression.
+    """
+    layers = {name: module for name, module in _inner(model).items() if is_layer(module)}
+    if targets == ALL_LINEAR:
+        head = _output_embeddings(model)
+        return [name for name, module in layers.items() if _is_linear(module) and module is not head]
+    if isinstance(targets, str):
+        return list(filter(_expression(targets), layers))
+    return [name for name in layers if any(_means(pattern, name) for pattern in targets)]
 
 
 def check_adaptable(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
@@ -111,16 +128,7 @@ def check_adaptable(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
 
 def is_layer(module: nn.Module) -> bool:
     """Return whether a pattern means this module; what stands beside layers (containers, norms) it passes over."""
-    return isinstance(module, (*ADAPTABLE, GeneratedLayer)) or is_transformers_conv1d(module)
-
-
-def is_transformers_conv1d(module: nn.Module) -> bool:
-    """Return whether a module is the linear layer of GPT-2 and its kin, whose weight has the shape (in, out)."""
-    return any(f"{kind.__module__}.{kind.__name__}" == "transformers.pytorch_utils.Conv1D" for kind in _kinds(module))
-
-
-def _kinds(module: nn.Module) -> tuple[type, ...]:
-    return kind_of(module).__mro__
+    return isinstance(module, (*ADAPTABLE, GeneratedLayer)) or is_transposed(kind_of(module))
 
 
 def closest(name: str, names: Sequence[str]) -> str:
@@ -137,25 +145,22 @@ def _layers(modules: Mapping[str, nn.Module]) -> list[str]:
     return [name for name, module in modules.items() if is_layer(module)]
 
 
-def _by_expression(model: nn.Module, modules: Mapping[str, nn.Module], expression: str) -> list[str]:
-    if expression == ALL_LINEAR:
-        head = _output_embeddings(model)
-        linear = (nn.Linear, GeneratedLayer)
-        return [
-            name
-            for name, module in modules.items()
-            if (isinstance(module, linear) or is_transformers_conv1d(module)) and module is not head
-        ]
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | GeneratedLinear) or is_transposed(kind_of(module))
+
+
+def _expression(expression: str) -> Callable[[str], bool]:
     try:
         matches = re.compile(expression).fullmatch
     except re.error as error:
-        raise ValueError(f"targets must be a regular expression if it is one string, got {expression!r}: {error}") from None
-    _check_matches(expression, modules, lambda name: matches(name) is not None)
-    return [name for name, module in modules.items() if matches(name) and is_layer(module)]
+        raise ValueError(
+            f"targets must be a regular expression if they are one string, got {expression!r}: {error}"
+        ) from None
+    return lambda name: matches(name) is not None
 
 
 def _output_embeddings(model: nn.Module) -> nn.Module | None:
-    """Return the head of a language model, which "all-linear" leaves out, as in PEFT; only transformers' models know."""
+    """Return the head of a language model, which "all-linear" leaves out, as in PEFT; transformers' models know it."""
     ask = getattr(model, "get_output_embeddings", None)
     try:
         head: nn.Module | None = None if ask is None else ask()
@@ -188,7 +193,8 @@ def _check_matches(
         raise TypeError(f"targets must be names or patterns, got {pattern!r} among them")
     matching = [name for name in modules if (matches(name) if matches else _means(pattern, name))]
     if not matching:
-        raise ValueError(f"target {pattern!r} matches no layer; the closest names are {closest(pattern, _layers(modules))}")
+        layers = _layers(modules)
+        raise ValueError(f"target {pattern!r} matches no layer; the closest names are {closest(pattern, layers)}")
     if pattern not in modules and not any(is_layer(modules[name]) for name in matching):
         kinds = sorted({type(modules[name]).__name__ for name in matching})
         raise ValueError(f"target {pattern!r} matches only {_some(kinds)}; adapted can be {ADAPTABLE_NAMES}")
@@ -202,7 +208,16 @@ def _problem(module: nn.Module) -> str | None:
     if parametrize.is_parametrized(module):
         return "it is parametrized (torch.nn.utils.parametrize); remove the parametrization first"
     if "forward" in vars(module):
-        return "its forward was replaced (as accelerate does to offload layers); adapt it first, or use adntn_torch.peft"
+        return (
+            "its forward was replaced (accelerate does so to offload layers): adapt it first, or use adntn_torch.peft"
+        )
+    if getattr(module, "max_norm", None):
+        return "it has max_norm, which changes the weight in place"
+    return weight_problem(module)
+
+
+def weight_problem(module: nn.Module) -> str | None:
+    """Return why nothing can be added to the weight of a layer; None if it can."""
     name = weight_name(kind_of(module))
     weight = module._parameters.get(name)
     if weight is None:
@@ -210,12 +225,12 @@ def _problem(module: nn.Module) -> str | None:
     if is_lazy(weight):
         return "its weight has no shape yet: run the model on one batch first"
     if not weight.is_floating_point():
-        return f"its weight is {str(weight.dtype).removeprefix('torch.')}; deltas are for real floating-point weights"
+        return f"its weight is {dtype_name(weight)}; deltas are for real floating-point weights"
     if weight.is_meta:
         return "its weight is on the device 'meta' and has no values; load the model first"
     if isinstance(module, nn.Linear) and tuple(weight.shape) != (module.out_features, module.in_features):
         return f"its weight has the shape {tuple(weight.shape)} of some packed format"
-    return "it has max_norm, which changes the weight in place" if getattr(module, "max_norm", None) else None
+    return None
 
 
 def _shared(name: str, module: nn.Module, owners: Mapping[int, Sequence[str]]) -> str | None:
