@@ -20,6 +20,7 @@ open enumeration, or one with our name, it has nothing to do.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +35,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from adntn import Options
 from adntn.topologies.layers import DEFAULT_TOPOLOGY
 from adntn_torch.adapters.adapt import make_delta
-from adntn_torch.adapters.adapted import DELTAS, is_transposed, kind_of
+from adntn_torch.adapters.adapted import DELTAS, frozen_weight, is_transposed, kind_of
 from adntn_torch.adapters.config import PEFT_TYPE, VERSION, check_version, options_described, settings_in
 from adntn_torch.adapters.targets import ADAPTABLE_NAMES, is_layer, weight_problem
 
@@ -53,7 +54,7 @@ def _new_peft_type(name: str) -> PeftType:
 
 
 @dataclass
-class AdntnConfig(PeftConfig):
+class AdntnConfig(PeftConfig):  # type: ignore[misc]
     """The configuration of our adapters for PEFT; see `adntn_torch.adapt`.
 
     Args:
@@ -118,6 +119,10 @@ class AdntnLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
 
     adapter_layer_names = (DELTAS,)
     adntn_original: Tensor | None
+    # what PEFT's mixin has, for the type checker
+    active_adapters: list[str]
+    get_base_layer: Callable[[], nn.Module]
+    set_adapter: Callable[..., None]
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
@@ -173,7 +178,7 @@ class AdntnLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.adntn_delta]
         if not names:
             return
-        weight = self.get_base_layer().weight
+        weight = frozen_weight(self.get_base_layer())
         original = weight.detach().clone() if self.adntn_original is None else self.adntn_original
         total = original
         for name in (*self.merged_adapters, *names):
@@ -188,7 +193,7 @@ class AdntnLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def unmerge(self) -> None:
         """Put the frozen weight back as it was, to the bit."""
         if self.adntn_original is not None:
-            self.get_base_layer().weight.copy_(self.adntn_original)
+            frozen_weight(self.get_base_layer()).copy_(self.adntn_original)
             self.adntn_original = None
             self.merged_adapters.clear()
 

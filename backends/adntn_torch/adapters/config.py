@@ -65,10 +65,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Stored:
-    """What a folder holds of one layer: how its delta is made, and its cores; a scale that is not among them is 1."""
+    """What a folder holds of one layer: how its delta is made, and its cores, or a number where one is fixed."""
 
     settings: Settings
-    cores: Mapping[str, Part]
+    cores: Mapping[str, Part | float]
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,7 @@ def settings_in(config: Mapping[str, Json], layer: str) -> Settings:
     Raises:
         FormatError: naming the key that is wrong.
     """
-    topologies = named(config.get("topology_pattern") or {}, "topology_pattern")
-    scalings = named(config.get("scaling_pattern") or {}, "scaling_pattern")
+    topologies, scalings = pattern_in(config, "topology_pattern"), pattern_in(config, "scaling_pattern")
     topology = topology_from(topologies.get(layer, config.get("topology")), f"topology of {layer!r}")
     try:
         scaling = checked_scaling(scalings[layer] if layer in scalings else config.get("scaling", 1.0))
@@ -134,6 +133,15 @@ def settings_in(config: Mapping[str, Json], layer: str) -> Settings:
     except (TypeError, ValueError) as error:
         raise FormatError(f"{error} for {layer!r}") from None
     return Settings(topology, scaling, dropout)
+
+
+def pattern_in(config: Mapping[str, Json], key: str) -> dict[str, Json]:
+    """Return what differs for some layers.
+
+    Raises:
+        FormatError: if it is no object.
+    """
+    return {} if config.get(key) is None else named(config[key], key)
 
 
 def check_version(config: Mapping[str, Json]) -> None:

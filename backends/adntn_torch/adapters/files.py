@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from torch import Tensor, nn
 from adntn.atomic import whole_file
 from adntn.files import FormatError
 from adntn.files.values import Json, named, shown
-from adntn.network import SCALE
 from adntn.program.forecast import ScheduleName
 from adntn.topologies.layers import generator_of
 from adntn_torch.adapters.adapt import Adaptation, attach_all, check_name, delta_shape, make_delta
@@ -225,10 +225,8 @@ def _check_cores(layer: str, stored: Stored, shape: tuple[int, ...]) -> None:
         generator = generator_of(stored.settings.topology, shape)
     except (TypeError, ValueError) as error:
         raise FormatError(f"the topology does not suit layer {layer!r} of shape {shape}: {error}") from error
-    found = {name: part.shape for name, part in stored.cores.items()}
+    found = {name: part.shape if isinstance(part, Part) else () for name, part in stored.cores.items()}
     expected = generator.core_shapes
-    if SCALE not in found and set(found) == set(expected) - {SCALE}:
-        found[SCALE] = ()
     if missing := [name for name in expected if name not in found]:
         raise FormatError(f"layer {layer!r} lacks the core {missing[0]!r} of shape {expected[missing[0]]}")
     if extra := [name for name in found if name not in expected]:
@@ -239,12 +237,15 @@ def _check_cores(layer: str, stored: Stored, shape: tuple[int, ...]) -> None:
 
 
 def _cores(file: Any, stored: Stored) -> dict[str, Tensor]:
-    cores = {SCALE: torch.ones(())}
-    for name, part in stored.cores.items():
-        try:
-            tensor: Tensor = file.get_tensor(part.tensor)
-        except SafetensorError as error:
-            raise FormatError(f"tensor {part.tensor!r} cannot be read: {error}") from error
-        cores[name] = (tensor.T if part.transposed else tensor).reshape(part.shape)
-    dtype = torch.promote_types(torch.float32, cores[next(iter(stored.cores))].dtype)
-    return {name: core.to(dtype) for name, core in cores.items()}
+    cores = {name: _core(file, part) for name, part in stored.cores.items() if isinstance(part, Part)}
+    fixed = {name: torch.tensor(part) for name, part in stored.cores.items() if not isinstance(part, Part)}
+    dtype = reduce(torch.promote_types, (core.dtype for core in cores.values()))
+    return {name: core.to(dtype) for name, core in (cores | fixed).items()}
+
+
+def _core(file: Any, part: Part) -> Tensor:
+    try:
+        tensor: Tensor = file.get_tensor(part.tensor)
+    except SafetensorError as error:
+        raise FormatError(f"tensor {part.tensor!r} cannot be read: {error}") from error
+    return (tensor.T if part.transposed else tensor).reshape(part.shape)

@@ -13,8 +13,9 @@ from typing import Any
 
 import adntn
 from adntn.files import FormatError
-from adntn.files.values import Json, named, shown
-from adntn_torch.adapters.config import Part, Settings, Stored
+from adntn.files.values import Json, shown
+from adntn.network import SCALE
+from adntn_torch.adapters.config import Part, Settings, Stored, pattern_in
 from adntn_torch.adapters.delta import checked_dropout, checked_scaling
 
 #: What stands for A and B at the end of PEFT's names.
@@ -74,10 +75,10 @@ def _stored(
     if expected != rank:
         raise FormatError(f"layer {layer!r} has rank {rank}, but the config says {shown(expected)}")
     if names["A"].endswith("lora_embedding_A"):
-        cores = {"left": Part(names["A"], (a[1], rank), True), "right": Part(names["B"], (rank, b[0]), True)}
+        left, right = Part(names["A"], (a[1], rank), True), Part(names["B"], (rank, b[0]), True)
         dropout = 0.0  # PEFT has none there
     else:
-        cores = {"left": Part(names["B"], (b[0], rank)), "right": Part(names["A"], a)}
+        left, right = Part(names["B"], (b[0], rank)), Part(names["A"], a)
         dropout = config.get("lora_dropout", 0.0)
     try:
         alpha = checked_scaling(_of(config, "alpha_pattern", layer, config.get("lora_alpha")))
@@ -85,7 +86,8 @@ def _stored(
     except (TypeError, ValueError) as error:
         raise FormatError(f"{error} for {layer!r}") from None
     scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    return Stored(Settings(adntn.LowRank.options(rank=rank), scaling, dropout), cores)
+    settings = Settings(adntn.LowRank.options(rank=rank), scaling, dropout)
+    return Stored(settings, {"left": left, "right": right, SCALE: 1.0})
 
 
 def layer_name(stored: str) -> str:
@@ -99,7 +101,7 @@ def layer_name(stored: str) -> str:
 
 def _of(config: Mapping[str, Json], pattern: str, layer: str, usual: Json) -> Any:
     """Return what PEFT's patterns say of a layer: regular expressions for the end of its name."""
-    for key, value in named(config.get(pattern) or {}, pattern).items():
+    for key, value in pattern_in(config, pattern).items():
         try:
             if re.match(rf"(.*\.)?({key})$", layer):
                 return value
