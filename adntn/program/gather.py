@@ -1,9 +1,9 @@
 """The program that looks rows of a weight up without making the others (an embedding's).
 
-A row fixes the legs that count the rows. Of a core with such legs each token reads one piece, by number; of a state that
-passes such legs on, too. What is selected commutes with a pointwise map, so that the selection goes back through the
-levels for as long as that makes fewer numbers: beyond, a state is made once, for all tokens. Every step of the rest
-is one of the two kinds that all programs are made of, with one leg more: the token's.
+A row fixes the legs that count the rows. Of a core with such legs each token reads one piece, by number; of a state
+that passes such legs on, too. Selecting commutes with a pointwise map, so that the selection goes back through the
+levels for as long as that makes fewer numbers: beyond, a state is made once, for all tokens. The rest is steps of the
+two kinds that all programs are made of, with one leg more: the token's.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from adntn.arrays import Array, Transposition, transposition
+from adntn.machine import Machine
 from adntn.network import SCALE, Leg, Network
 from adntn.program.adjoint import Adjoint, adjoint
 from adntn.program.contract import joined, resized
+from adntn.program.forecast import LARGEST
 from adntn.program.ir import Contract, Pointwise, Program, Step, Tensor
-from adntn.program.lower import batch_legs, core_legs, lower_levels, row_legs
+from adntn.program.lower import batch_legs, core_legs, lower, lower_levels, row_legs
 from adntn.program.path import Paths, quick_path
+from adntn.program.seconds import STEP, program_seconds
 from adntn.shapes import Assembly, Layout
 
 
@@ -133,15 +136,26 @@ def slab_tokens(network: Network, tokens: int, largest: int, paths: Paths = ()) 
     return slab
 
 
+@lru_cache(maxsize=4096)
+def is_worth_it(network: Network, tokens: int, paths: Paths, machine: Machine, itemsize: int) -> bool:
+    """Return whether looking so many tokens up is predicted to take less time than making the weight.
+
+    Of the backward passes the same is true: each takes a few times as long as what it reverses.
+    """
+    slab = slab_tokens(network, tokens, LARGEST, paths)
+    plan, slabs = lookup(network, slab, paths), math.ceil(tokens / slab)
+    whole = program_seconds(lower(network, paths), machine, itemsize)
+    head, tail = (program_seconds(program, machine, itemsize) for program in (plan.head, plan.tail))
+    return head + slabs * (tail + STEP * len(plan.selections)) < whole
+
+
 @lru_cache(maxsize=256)
 def _planned(network: Network, tokens: int, paths: Paths) -> Lookup:
     plan = _Plan(network, tokens, paths)
     rows = row_legs(network)
     places = [math.prod(leg.size for leg in rows[number + 1 :]) for number in range(len(rows))]
     output = network.levels[-1].output
-    digits = {
-        output.index(leg): Digit(place, leg.size) for leg, place in zip(rows, places, strict=True)
-    }
+    digits = {output.index(leg): Digit(place, leg.size) for leg, place in zip(rows, places, strict=True)}
     result = plan.block(len(network.levels), digits)
     if not network.levels[-1].activation.is_identity:
         scaled = Tensor(f"scaled {result.name}", result.legs)

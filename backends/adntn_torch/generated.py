@@ -48,6 +48,8 @@ class GeneratedLayer(nn.Module):
     #: The dense layer that this one stands for, and the arguments that both are built with (also their attributes).
     dense_kind: ClassVar[type[nn.Module]]
     dense_arguments: ClassVar[tuple[str, ...]]
+    #: Whether the dense layer may have a bias.
+    has_bias: ClassVar[bool] = True
 
     cores: nn.ParameterDict
     bias: nn.Parameter | None
@@ -71,11 +73,11 @@ class GeneratedLayer(nn.Module):
         weight, bias = parameters_of(dense)
         self.engine = None if engine == "torch" else engine
         self.differentiation = checked_differentiation(differentiation or "adjoint", self.engine)
-        self.schedule, self.memory_limit = checked_schedule(schedule, memory_limit), memory_limit
+        self.schedule, self.memory_limit = self._named_schedule(schedule, memory_limit), memory_limit
         self.topology = topology
         self.generator = generator_of(topology, tuple(weight.shape))
         self._engine = None if self.engine is None else engine_of(self.generator, self.engine)
-        self.std = 1.0 / math.sqrt(3 * self.generator.fan_in) if std is None else float(std)
+        self.std = self._usual_deviation() if std is None else float(std)
         for name in self.dense_arguments:
             setattr(self, name, getattr(dense, name))
         self._check_schedule()
@@ -89,6 +91,14 @@ class GeneratedLayer(nn.Module):
         self.register_parameter("bias", new_bias)
         self.register_buffer("frozen_weight", None, persistent=False)
         self.reset_parameters(seed)
+
+    def _usual_deviation(self) -> float:
+        """Return the standard deviation with which torch starts a weight of this shape."""
+        return 1.0 / math.sqrt(3 * self.generator.fan_in)
+
+    @staticmethod
+    def _named_schedule(schedule: ScheduleName, memory_limit: int | None) -> ScheduleName:
+        return checked_schedule(schedule, memory_limit)
 
     @property
     def weight(self) -> Tensor:
@@ -290,9 +300,10 @@ class GeneratedLayer(nn.Module):
         weight, bias = parameters_of(dense)
         arguments: dict[str, Any] = {name: getattr(dense, name) for name in cls.dense_arguments}
         build: Callable[..., Self] = cls
+        if cls.has_bias:
+            arguments["bias"] = False
         layer = build(
             **arguments,
-            bias=False,
             device=weight.device,
             dtype=weight.dtype,
             topology=topology,
@@ -314,20 +325,33 @@ class GeneratedLayer(nn.Module):
         """
         weight = nn.Parameter(self._generated())
         arguments = {name: getattr(self, name) for name in self.dense_arguments}
-        dense = self.dense_kind(**arguments, bias=self.bias is not None, device="meta", dtype=weight.dtype)
+        if self.has_bias:
+            arguments["bias"] = self.bias is not None
+        dense = self.dense_kind(**arguments, device="meta", dtype=weight.dtype)
         dense.register_parameter("weight", weight)
-        dense.register_parameter("bias", self.bias)
+        if self.has_bias:
+            dense.register_parameter("bias", self.bias)
         return dense.train(self.training)
 
     def extra_repr(self) -> str:
         """Return what stands between the parentheses when the layer is printed."""
-        defaults = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "padding_mode": "zeros"}
+        defaults = {
+            "stride": 1,
+            "padding": 0,
+            "output_padding": 0,
+            "dilation": 1,
+            "groups": 1,
+            "padding_mode": "zeros",
+            "padding_idx": None,
+        }
         shown = [
             f"{name}={value!r}"
             for name in self.dense_arguments
             if not _is(value := getattr(self, name), defaults.get(name))
         ]
-        shown += [f"bias={self.bias is not None}", f"topology={self.topology}"]
+        if self.has_bias:
+            shown.append(f"bias={self.bias is not None}")
+        shown += [f"topology={self.topology}"]
         shown += [f"parameters={self.generator.parameters:,}", f"ratio={self.generator.ratio:,.0f}"]
         if self.engine is not None:
             shown.append(f"engine={self.engine!r}")
