@@ -1,4 +1,4 @@
-"""Pieces of an array by number, and their adjoint: shares of pieces added up. Every library has its own name for that."""
+"""Pieces of an array by number, and their adjoint: shares of pieces added up. Each library has its own names for it."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class Embedding(GeneratedLayer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make an unpickled layer known in this process too."""
         super().__setstate__(state)
-        registered(self.generator)
+        self._key = registered(self.generator)
 
     def forward(self, indices: Tensor) -> Tensor:
         """Return the rows of the table, of shape (*indices.shape, embedding_dim)."""
@@ -129,10 +129,10 @@ class Embedding(GeneratedLayer):
         """Raise what torch raises for indices that are no rows; on a GPU, as torch, when the work is done."""
         if indices.dtype not in {torch.int32, torch.int64}:
             raise RuntimeError(f"indices must be int32 or int64, as torch.nn.Embedding has them, got {indices.dtype}")
-        if indices.is_meta or not indices.numel():
+        if indices.is_meta or not indices.numel() or torch._C._are_functorch_transforms_active():
             return
         there = ((indices >= 0) & (indices < self.num_embeddings)).all()
-        if is_traced() or indices.is_cuda:
+        if torch.compiler.is_compiling() or indices.is_cuda:
             torch._assert_async(there)
         elif not there:
             raise IndexError(f"indices must be from 0 to {self.num_embeddings - 1}, the last row of the table")

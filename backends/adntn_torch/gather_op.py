@@ -22,18 +22,12 @@ _GENERATORS: dict[str, Generator] = {}
 
 def registered(generator: Generator) -> str:
     """Return the key by which the operator knows a generator from now on."""
-    key = hashlib.sha256(
-        repr(
-            (
-                generator.network.topology,
-                generator.network.layout,
-                generator.network.cores,
-                generator.network.levels,
-                generator.network.batch,
-                generator.paths,
-            )
-        ).encode()
-    ).hexdigest()
+    network = generator.network
+    levels = [(level.nodes, level.output, str(level.activation)) for level in network.levels]
+    known = network.topology, network.layout, network.cores, levels, network.batch, generator.paths
+    key = hashlib.sha256(repr(known).encode()).hexdigest()
+    while _GENERATORS.get(key, generator) != generator:  # activations of one name
+        key += "'"
     _GENERATORS[key] = generator
     return key
 
