@@ -29,7 +29,6 @@ from peft import PeftConfig, PeftType
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, register_peft_method
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from adntn import Options
@@ -159,14 +158,8 @@ class AdntnLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             return y
         for name in self.active_adapters:
             if name in self.adntn_delta:
-                y = y + self._added(name, x).to(y.dtype)
+                y = y + self.adntn_delta[name](x).to(y.dtype)
         return y
-
-    def _added(self, adapter: str, x: Tensor) -> Tensor:
-        if isinstance(self.get_base_layer(), nn.Embedding):
-            return functional.embedding(x, self.get_delta_weight(adapter))
-        added: Tensor = self.adntn_delta[adapter](x)
-        return added
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:

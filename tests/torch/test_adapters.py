@@ -166,6 +166,8 @@ def test_deltas_are_added_wherever_weights_are_used(model, built):
         assert error(model.eval()(WORDS), expected.eval()(WORDS)) < 1e4 * EPSILON["float64"]
     assert error(model.heads["query"].weight, expected.heads["query"].weight) < 500 * EPSILON["float64"]
     _, dense, x = built  # convolutions of all kinds
+    if isinstance(dense, adntn_torch.DenseBatchedLinear):
+        pytest.skip("batched layers are not adapted")
     wrapped = nn.Sequential(dense)
     adapt(wrapped, ["0"], topology=TTN)
     shaken(wrapped)
@@ -214,17 +216,23 @@ def test_dropout_is_for_training(model):
 # a module among others
 
 
-def test_models_are_copied_pickled_compiled_and_called_functionally(model):
+def test_models_are_copied_pickled_and_called_functionally(model):
     adapt(model, LAYERS, topology=TTN)
     expected = shaken(model)(WORDS)
     assert torch.equal(copy.deepcopy(model)(WORDS), expected)
     assert torch.equal(pickle.loads(pickle.dumps(model))(WORDS), expected)
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    assert error(compiled(WORDS), expected) < 1e4 * EPSILON["float64"]
-    compiled(WORDS).sum().backward()
-    assert all(value.grad is not None for value in model.parameters() if value.requires_grad)
     functional = torch.func.functional_call(model, dict(model.named_parameters()), (WORDS,))
     assert error(functional, expected) < 1e4 * EPSILON["float64"]
+
+
+def test_models_are_compiled_in_one_graph(model):
+    adapt(model, ["self_attn", "linear1", "query", "convolution"], topology=LORA)
+    expected = shaken(model)(WORDS)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    found = compiled(WORDS)
+    assert error(found, expected) < 1e4 * EPSILON["float64"]
+    found.sum().backward()
+    assert all(value.grad is not None for value in model.parameters() if value.requires_grad)
 
 
 def test_state_dicts_keep_the_names_of_the_model_and_load_into_a_twin(model):

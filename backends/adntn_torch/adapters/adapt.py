@@ -28,6 +28,7 @@ from adntn_torch.adapters.delta import Delta, checked_dropout, delta_of
 from adntn_torch.adapters.targets import Targets, targeted
 from adntn_torch.choose import KINDS
 from adntn_torch.compress import Row
+from adntn_torch.generated import GeneratedLayer
 
 
 @dataclass(frozen=True)
@@ -143,9 +144,11 @@ def make_delta(
     """
     kind, weight = kind_of(layer), frozen_weight(layer)
     generated = next((KINDS[one] for one in kind.__mro__ if one in KINDS), None)
+    if generated is None or not issubclass(generated, GeneratedLayer):
+        generated = None
     try:
-        if product_of(kind) is None and checked_dropout(dropout):
-            raise ValueError(f"dropout must be 0 for a {kind.__name__}, whose weight is read, got {dropout}")
+        if checked_dropout(dropout) and (product_of(kind) is None or issubclass(kind, nn.Embedding)):
+            raise ValueError(f"dropout must be 0 for a {kind.__name__}, which has no x to drop, got {dropout}")
         return delta_of(
             layer,
             weight,

@@ -39,6 +39,11 @@ def _convolution(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     return y
 
 
+def _embedding(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+    given = layer.padding_idx, layer.max_norm, layer.norm_type, layer.scale_grad_by_freq, layer.sparse
+    return functional.embedding(x, weight, *given)  # type: ignore[arg-type]
+
+
 def _transformers_conv1d(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     rows = x.reshape(-1, x.shape[-1])
     return torch.addmm(layer.bias, rows, weight).view(*x.shape[:-1], weight.shape[1])  # type: ignore[arg-type]
@@ -50,6 +55,7 @@ PRODUCTS: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor], Tensor]] =
     nn.Conv1d: _convolution,
     nn.Conv2d: _convolution,
     nn.Conv3d: _convolution,
+    nn.Embedding: _embedding,
 }
 
 

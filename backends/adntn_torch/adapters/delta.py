@@ -15,6 +15,7 @@ from adntn.initialise import core_at_zero
 from adntn.network import SCALE
 from adntn.program.forecast import ScheduleName
 from adntn.topologies.layers import TopologyOptions
+from adntn_torch.embedding import Embedding
 from adntn_torch.generated import GeneratedLayer
 from adntn_torch.layers import Linear
 
@@ -115,6 +116,8 @@ def delta_of(
     else:
         layer = kind.from_dense(dense, **settings)
         layer.bias = None
+        if isinstance(layer, Embedding):
+            layer.padding_idx = None  # the row is one as any other, in LoRA too; what stands in it is masked elsewhere
     if dtype_name(weight) in SHORT_DTYPES:
         layer.float().reset_parameters(seed)
     delta = Delta(layer, scaling, dropout)

@@ -24,9 +24,20 @@ from adntn_torch.layers import Linear as GeneratedLinear
 Targets = Sequence[str] | str | Mapping[str, TopologyOptions | None] | Rule
 
 ALL_LINEAR = "all-linear"
-ADAPTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding, nn.MultiheadAttention)
+ADAPTABLE = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Embedding,
+    nn.MultiheadAttention,
+)
 ADAPTABLE_NAMES = (
-    "torch.nn.Linear, Conv1d, Conv2d, Conv3d, Embedding, MultiheadAttention, their subclasses, and transformers' Conv1D"
+    "torch.nn.Linear, Conv1d to Conv3d, ConvTranspose1d to 3d, Embedding, MultiheadAttention, their subclasses, and"
+    " transformers' Conv1D"
 )
 
 
