@@ -6,6 +6,7 @@ size of ours and of tensorly-torch's is chosen to be nearest to that of a low ra
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from sentence_model import SentenceModel
 REPLACED = re.compile(r"embeddings\.word_embeddings|encoder\.layer\.\d+\.(intermediate|output)\.dense")
 #: Rank of LoRA and so the size of all adapters; weights for each number in replaced layers.
 RANK, RATIO = 1, 10
-LARGEST_BOND = 256
+LARGEST_BOND = 1024
 
 Options = Callable[[tuple[int, ...]], Generator]
 
@@ -121,13 +122,13 @@ def tensorly_adapter(model: SentenceModel) -> str:
     ranks = []
     for parent, name, layer in _linear_layers(model.transformer, lambda name: True):
         rows, columns = _factors(layer.out_features), _factors(layer.in_features)
-        rank = _train_rank(rows, columns, numbers(RANK, (layer.out_features, layer.in_features)))
+        rank = _train_ranks(rows, columns, numbers(RANK, (layer.out_features, layer.in_features)))
         added: Any = tltorch.FactorizedLinear(columns, rows, bias=False, factorization="blocktt", rank=rank)
         added.weight.normal_(0, layer.in_features**-0.5)
         with torch.no_grad():
             list(added.parameters())[-1].zero_()
         setattr(parent, name, WithFactors(layer, added))
-        ranks.append(f"rank {rank}")
+        ranks.append(f"rank {max(rank)}")
     return _in_words(ranks)
 
 
@@ -193,12 +194,12 @@ def tensorly_layers(model: SentenceModel) -> str:
         weight = layer.weight.detach()
         padded = weight if isinstance(layer, nn.Linear) else _padded(weight)
         rows, columns = _factors(padded.shape[0]), _factors(padded.shape[1])
-        rank = _train_rank(rows, columns, weight.numel() // RATIO)
+        rank = _train_ranks(rows, columns, weight.numel() // RATIO)
         made = TensorizedTensor.from_matrix(padded, rows, columns, rank, factorization="blocktt")
         made.requires_grad_(True)
         replaced = FactorisedLinear(made, layer.bias) if isinstance(layer, nn.Linear) else None
         setattr(parent, name, replaced or FactorisedEmbedding(made, len(weight), layer.padding_idx))
-        ranks.append(f"rank {rank}")
+        ranks.append(f"rank {max(rank)}")
     return _in_words(ranks)
 
 
@@ -236,14 +237,22 @@ def _factors(size: int) -> tuple[int, ...]:
     return tuple(factors)
 
 
-def _train_rank(rows: tuple[int, ...], columns: tuple[int, ...], wanted: int) -> int:
-    """Return the rank of a block tensor train with as many numbers as are wanted, as nearly as can be."""
+def _train_ranks(rows: tuple[int, ...], columns: tuple[int, ...], wanted: int) -> tuple[int, ...]:
+    """Return the ranks of a block tensor train with as many numbers as are wanted, as nearly as can be.
+
+    >>> _train_ranks((4, 4, 4, 6), (4, 4, 4, 6), 768)
+    (1, 4, 4, 4, 1)
+    """
     inner = [row * column for row, column in zip(rows, columns, strict=True)]
 
-    def size(rank: int) -> int:
-        return rank * (inner[0] + inner[-1]) + rank**2 * sum(inner[1:-1])
+    def ranks(largest: int) -> tuple[int, ...]:
+        bonds = (min(math.prod(inner[:place]), math.prod(inner[place:])) for place in range(len(inner) + 1))
+        return tuple(min(bond, largest) for bond in bonds)
 
-    return min(range(1, LARGEST_BOND), key=lambda rank: abs(size(rank) - wanted))
+    def size(chosen: tuple[int, ...]) -> int:
+        return sum(left * legs * right for left, legs, right in zip(chosen, inner, chosen[1:], strict=False))
+
+    return min(map(ranks, range(1, LARGEST_BOND)), key=lambda chosen: abs(size(chosen) - wanted))
 
 
 def _in_words(descriptions: Iterable[str]) -> str:
@@ -253,19 +262,14 @@ def _in_words(descriptions: Iterable[str]) -> str:
 
 ADAPTERS = (
     Contender("LoRA (PEFT)", 1e-2, lora, "peft"),
-    Contender("ours, TTN with tanh", 1e-2, generated_adapter(lambda bond: adntn.TTN.options(bond=bond, leg=2))),
+    Contender("ours, TTN with tanh", 1e-2, generated_adapter(lambda bond: adntn.TTN.options(bond=bond, leg=4))),
     Contender("ours, tensor train", 1e-2, generated_adapter(lambda bond: adntn.TensorTrain.options(bond=bond))),
     Contender("tensorly-torch, block tensor train", 1e-2, tensorly_adapter, "tltorch"),
 )
 COMPRESSED = (
     Contender("ours, low rank", 1e-3, generated_layers_of(lambda bond: adntn.LowRank.options(rank=bond), fitted=True)),
     Contender(
-        "ours, TTN without activation",
-        1e-3,
-        generated_layers_of(lambda bond: adntn.TTN.options(bond=bond, leg=4, activation="identity"), fitted=True),
-    ),
-    Contender(
-        "ours, TTN with tanh", 1e-3, generated_layers_of(lambda bond: adntn.TTN.options(bond=bond, leg=4), fitted=False)
+        "ours, TTN with tanh", 1e-3, generated_layers_of(lambda bond: adntn.TTN.options(bond=bond, leg=8), fitted=False)
     ),
     Contender("tensorly-torch, block tensor train", 1e-3, tensorly_layers, "tltorch"),
 )

@@ -99,7 +99,8 @@ def adapt(
         dropout: share of the delta's input that is set to zero in training mode; for linear layers and convolutions.
         seed: each layer draws its cores from this seed and its own name; None draws from torch's generator.
         std: the deviation of the delta if no core were zero, by default that of a new layer: a unit for the cores.
-        schedule, memory_limit: how the delta meets x, as in `adntn_torch.Linear`.
+        schedule, memory_limit: how the delta meets x, as in `adntn_torch.Linear`, but "auto" without a limit takes the
+            fastest.
 
     Raises:
         TypeError, ValueError: if an argument is wrong, a target matches nothing, or a layer cannot be adapted: another

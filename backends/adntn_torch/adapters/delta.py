@@ -19,6 +19,10 @@ from adntn_torch.embedding import Embedding
 from adntn_torch.generated import GeneratedLayer
 from adntn_torch.layers import Linear
 
+#: Deltas take what is fastest: a dense layer's own limit is small beside x and the frozen weight, and would keep x from
+#: going straight into the cores, which is how LoRA does it.
+UNLIMITED = 2**62
+
 
 class Delta(nn.Module):
     """A generated layer times a number; what it makes of x is added to what a layer makes of x.
@@ -94,7 +98,7 @@ def delta_of(
         shape: of the delta.
         topology: how it is generated.
         scaling, dropout: see `Delta`.
-        schedule, memory_limit: as for `adntn_torch.Linear`.
+        schedule, memory_limit: as for `adntn_torch.Linear`, but "auto" without a limit takes the fastest.
         seed: of the cores.
         std: the deviation that the delta would have if no core were zero; None takes that of a new layer of torch.nn.
 
@@ -105,7 +109,7 @@ def delta_of(
     settings: dict[str, Any] = {
         "topology": topology,
         "schedule": schedule,
-        "memory_limit": memory_limit,
+        "memory_limit": UNLIMITED if memory_limit is None and schedule == "auto" else memory_limit,
         "seed": seed,
         "std": usual if std is None else std,
     }

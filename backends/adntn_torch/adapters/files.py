@@ -97,7 +97,7 @@ def load_adapter(
         folder: with `adapter_config.json` and `adapter_model.safetensors`.
         name: that the adapter gets here.
         trainable: whether its cores are to be trained further.
-        schedule, memory_limit: how the deltas meet x, as in `adntn_torch.Linear`.
+        schedule, memory_limit: how the deltas meet x, as for `adapt`.
 
     Raises:
         FormatError: if a file is cut short or damaged, of an unknown version, does not fit the model, or holds what is
