@@ -498,6 +498,13 @@ def test_wrong_arguments_are_named(model, arguments, kind, message):
         adapt(model, **({"targets": ["query"]} | arguments))
 
 
+def test_all_linear_passes_over_what_is_generated(model):
+    adntn_torch.compress(model, {"heads.query": TTN})
+    assert [row.name for row in adapt(model, "all-linear", topology=TTN).rows] == [
+        name for name in ATTENTION if name != "heads.query"
+    ]
+
+
 def test_a_name_is_taken_once(model):
     adapt(model, ["query"])
     with pytest.raises(ValueError, match="an adapter 'default' already"):

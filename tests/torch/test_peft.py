@@ -207,7 +207,7 @@ def test_default_targets_are_those_of_peft_s_lora():
 
 BAD_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "bond": ({"topology": {"name": "TTN", "bonds": 2}}, "TTN: .*bonds"),
-    "topology": ({"topology": {"name": "TNT"}}, "topology of .* must be one of"),
+    "topology": ({"topology": {"name": "TNT"}}, "topology must be one of .*got 'TNT'"),
     "version": ({"format_version": 9}, "format_version is 9"),
     "dropout": ({"dropout": 2.0}, "dropout must be"),
     "pattern": ({"topology_pattern": {"query": {"bond": 2}}}, "the name in topology of 'query'"),

@@ -202,7 +202,7 @@ def set_adapter(model: nn.Module, names: str | Sequence[str], *, trainable: bool
     Raises:
         ValueError: if there is no adapter of a name, or adapters are merged.
     """
-    wanted = (names,) if isinstance(names, str) else tuple(names)
+    wanted = (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
     layers = _unmerged(model)
     for name in wanted:
         _check_known(model, name)

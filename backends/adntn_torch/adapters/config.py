@@ -126,12 +126,13 @@ def settings_in(config: Mapping[str, Json], layer: str) -> Settings:
         FormatError: naming the key that is wrong.
     """
     topologies, scalings = pattern_in(config, "topology_pattern"), pattern_in(config, "scaling_pattern")
-    topology = topology_from(topologies.get(layer, config.get("topology")), f"topology of {layer!r}")
+    where = f" of {layer!r}" if layer else ""
+    topology = topology_from(topologies.get(layer, config.get("topology")), f"topology{where}")
     try:
         scaling = checked_scaling(scalings[layer] if layer in scalings else config.get("scaling", 1.0))
         dropout = checked_dropout(config.get("dropout", 0.0))
     except (TypeError, ValueError) as error:
-        raise FormatError(f"{error} for {layer!r}") from None
+        raise FormatError(f"{error}{where}") from None
     return Settings(topology, scaling, dropout)
 
 

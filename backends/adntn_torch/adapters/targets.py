@@ -18,7 +18,6 @@ from adntn.topologies.layers import TopologyOptions
 from adntn_torch.adapters.adapted import is_transposed, kind_of, outer_modules, weight_name
 from adntn_torch.choose import Rule
 from adntn_torch.generated import GeneratedLayer
-from adntn_torch.layers import Linear as GeneratedLinear
 
 #: Ends of names, a regular expression or "all-linear", as PEFT's `target_modules`; or rules as for `compress`.
 Targets = Sequence[str] | str | Mapping[str, TopologyOptions | None] | Rule
@@ -157,7 +156,7 @@ def _layers(modules: Mapping[str, nn.Module]) -> list[str]:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | GeneratedLinear) or is_transposed(kind_of(module))
+    return isinstance(module, nn.Linear) or is_transposed(kind_of(module))
 
 
 def _expression(expression: str) -> Callable[[str], bool]:
