@@ -26,6 +26,9 @@ from adntn_torch.differentiate import generate, prepare
 from adntn_torch.engine import engine as engine_of
 from adntn_torch.schedules import is_traced
 
+#: A limit of memory that lets the fastest schedule be taken.
+UNLIMITED = 2**62
+
 
 class GeneratedLayer(nn.Module):
     """A layer of `torch.nn` whose weight is generated from cores; use `Linear`, `Conv2d`, `Embedding` ...
@@ -387,7 +390,7 @@ class GeneratedLayer(nn.Module):
             shown.append(f"differentiation={self.differentiation!r}")
         if self.schedule != "auto":
             shown.append(f"schedule={self.schedule!r}")
-        if self.memory_limit is not None:
+        if self.memory_limit is not None and self.memory_limit < UNLIMITED:
             shown.append(f"memory_limit={self.memory_limit:,}")
         if self.frozen_weight is not None:
             shown.append("frozen")

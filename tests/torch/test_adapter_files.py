@@ -55,6 +55,7 @@ def adapted(topology: Any = TTN, **options: Any) -> nn.Module:
     return model
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("topology", OPTIONS.values(), ids=OPTIONS.keys())
 def test_an_adapter_is_the_same_after_a_folder(tmp_path, topology):
     model = adapted(topology, scaling=0.7, dropout=0.1).eval()
@@ -72,6 +73,7 @@ def test_an_adapter_is_the_same_after_a_folder(tmp_path, topology):
         assert (second / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
+@torch.no_grad()
 def test_layers_of_one_adapter_may_differ(tmp_path):
     model = network()
     adapt(model, {"0": TTN, "2": adntn.LowRank.options(rank=2), "3": TTN})
@@ -110,6 +112,7 @@ def test_keys_are_those_that_users_of_peft_know(tmp_path):
     assert all(name.startswith("base_model.model.") for name in names)
 
 
+@torch.no_grad()
 def test_another_process_makes_the_same(tmp_path):
     model = adapted()
     save_adapter(model, tmp_path / "adapter")
@@ -123,6 +126,7 @@ given = torch.load({str(tmp_path / "base.pt")!r})
 model = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 16, bias=False), nn.Linear(16, 4))
 model.load_state_dict(given["state"])
 load_adapter(model, {str(tmp_path / "adapter")!r})
+torch.set_grad_enabled(False)
 acting = model(given["x"])
 adapters.unload(model, merged=True)
 torch.save({{"acting": acting, "merged": model(given["x"])}}, {str(tmp_path / "y.pt")!r})
@@ -358,6 +362,7 @@ def test_matrices_of_lora_that_do_not_join_are_named(tmp_path):
             load_adapter(network(), tmp_path)
 
 
+@torch.no_grad()
 def test_an_adapter_of_lora_is_saved_as_ours(tmp_path):
     lora_folder(tmp_path / "lora")
     model = network()

@@ -338,8 +338,9 @@ def test_adapters_are_switched_added_up_disabled_and_removed(model):
     with adapters.disabled(model):
         assert torch.equal(model(WORDS), before)
         assert model.heads["query"].weight is dict(model.named_parameters())["heads.query.weight"]
-    assert torch.equal(model(WORDS), found["a"])
+    assert error(model(WORDS), found["a"]) < 100 * EPSILON["float64"]  # other schedules where nothing learns
     adapters.remove_adapter(model, "b")
+    adapters.set_adapter(model, "a")
     assert torch.equal(model(WORDS), found["a"])
     assert type(model.heads["value"]) is nn.Linear
     with pytest.raises(ValueError, match="no adapter 'b'; it has 'a'"):

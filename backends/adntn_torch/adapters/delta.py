@@ -16,12 +16,8 @@ from adntn.network import SCALE
 from adntn.program.forecast import ScheduleName
 from adntn.topologies.layers import TopologyOptions
 from adntn_torch.embedding import Embedding
-from adntn_torch.generated import GeneratedLayer
+from adntn_torch.generated import UNLIMITED, GeneratedLayer
 from adntn_torch.layers import Linear
-
-#: Deltas take what is fastest: a dense layer's own limit is small beside x and the frozen weight, and would keep x from
-#: going straight into the cores, which is how LoRA does it.
-UNLIMITED = 2**62
 
 
 class Delta(nn.Module):
@@ -105,11 +101,13 @@ def delta_of(
     Raises:
         TypeError, ValueError: if an argument is wrong, or the topology cannot make the weight's shape.
     """
+    # What a dense layer holds, the usual limit, is small beside x, and would keep x from going straight into the cores.
+    limit = UNLIMITED if memory_limit is None and schedule == "auto" else memory_limit
     usual = 1.0 / math.sqrt(3 * math.prod(shape[1:]))
     settings: dict[str, Any] = {
         "topology": topology,
         "schedule": schedule,
-        "memory_limit": UNLIMITED if memory_limit is None and schedule == "auto" else memory_limit,
+        "memory_limit": limit,
         "seed": seed,
         "std": usual if std is None else std,
     }
