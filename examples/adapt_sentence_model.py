@@ -95,7 +95,8 @@ def distilling(original: SentenceModel) -> Loss:
 
     def loss(model: SentenceModel, pairs: Sequence[Pair]) -> Tensor:
         sentences = [pair.name for pair in pairs] + [pair.summary for pair in pairs]
-        return 1 - (model(sentences) * original.embed(sentences)).sum(1).mean()
+        distance: Tensor = 1 - (model(sentences) * original.embed(sentences)).sum(1).mean()
+        return distance
 
     return loss
 

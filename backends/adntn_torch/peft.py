@@ -6,7 +6,7 @@
 >>> options = adntn.TTN.options(bond=2)
 >>> adapted = peft.get_peft_model(model, adntn_torch.peft.AdntnConfig(target_modules=["0"], topology=options))
 >>> adapted.get_nb_trainable_parameters()
-(88, 8408)
+(80, 8400)
 
 PEFT then does the rest: `save_pretrained`, `PeftModel.from_pretrained` (in a process that has imported this module),
 several adapters, `disable_adapter`, `merge_and_unload`, `modules_to_save`. The folders are those of
