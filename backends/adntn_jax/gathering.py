@@ -40,7 +40,8 @@ def gathered(
     slabs = slabs_of(generator.network, tokens, generator.paths, largest)
     given = dict(cores)
     if len(slabs.parts) == 1:
-        return looked_up(generator, given, indices, slabs)
+        made: jax.Array = looked_up(generator, given, indices, slabs)
+        return made
     _, _, size = slabs.parts[0]
     one = slabs_of(generator.network, size, generator.paths, largest)
     padded = jnp.pad(indices.reshape(-1), (0, len(slabs.parts) * size - tokens)).reshape(-1, size)

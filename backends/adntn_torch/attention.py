@@ -62,6 +62,12 @@ class MultiheadAttention(nn.Module):
         "batch_first",
     )
 
+    kdim: int
+    vdim: int
+    in_proj: BatchedLinear | None
+    q_proj: Linear
+    k_proj: Linear
+    v_proj: Linear
     in_proj_bias: Tensor | None
     bias_k: Tensor | None
     bias_v: Tensor | None
@@ -107,7 +113,7 @@ class MultiheadAttention(nn.Module):
         drawn = iter([None] * 4 if seed is None else [4 * seed + number for number in range(4)])
         if self.joined:
             usual = 1.0 / math.sqrt(2 * embed_dim)
-            self.in_proj: BatchedLinear | None = BatchedLinear(
+            self.in_proj = BatchedLinear(
                 3, embed_dim, embed_dim, bias=False, seed=next(drawn), std=std or usual, **options
             )
         else:

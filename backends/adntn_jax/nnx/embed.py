@@ -40,6 +40,9 @@ class Embed(GeneratedLayer):
 
     dense_kind = nnx.Embed
 
+    num_embeddings: int
+    param_dtype: Any
+
     def __init__(
         self,
         num_embeddings: int,

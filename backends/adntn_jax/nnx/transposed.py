@@ -86,10 +86,6 @@ class ConvTranspose(GeneratedLayer):
             memory_limit=memory_limit,
         )
 
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        """Return the dense layer's output."""
-        return super().__call__(inputs)
-
     def _output(self, dense: Any, inputs: jax.Array, out_sharding: Any) -> jax.Array:
         output: jax.Array = dense(inputs)
         return output
