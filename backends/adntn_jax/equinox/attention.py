@@ -19,7 +19,7 @@ class MultiheadAttention(eqx.nn.MultiheadAttention):
     """`equinox.nn.MultiheadAttention` with generated projections, each a `Linear`.
 
     >>> attention = MultiheadAttention(4, 64, key=jax.random.key(0))
-    >>> x = jnp.ones((10, 64))
+    >>> x = jax.numpy.ones((10, 64))
     >>> attention(x, x, x).shape
     (10, 64)
 

@@ -92,7 +92,7 @@ class _TransposedConvolution(GeneratedLayer):
 class ConvTranspose1d(_TransposedConvolution):
     """`equinox.nn.ConvTranspose1d` with a generated weight of shape (out_channels, in_channels / groups, width).
 
-    >>> ConvTranspose1d(16, 32, 4, stride=2, padding=1, key=jax.random.key(0))(jnp.zeros((16, 10))).shape
+    >>> ConvTranspose1d(16, 32, 4, stride=2, padding=1, key=jax.random.key(0))(jax.numpy.zeros((16, 10))).shape
     (32, 20)
 
     Arguments are those of `equinox.nn.ConvTranspose1d`, then those of `Linear` after `key`.
@@ -104,7 +104,7 @@ class ConvTranspose1d(_TransposedConvolution):
 class ConvTranspose2d(_TransposedConvolution):
     """`equinox.nn.ConvTranspose2d` with a generated weight of shape (out_channels, in_channels / groups, h, w).
 
-    >>> ConvTranspose2d(16, 32, 2, stride=2, key=jax.random.key(0))(jnp.zeros((16, 4, 4))).shape
+    >>> ConvTranspose2d(16, 32, 2, stride=2, key=jax.random.key(0))(jax.numpy.zeros((16, 4, 4))).shape
     (32, 8, 8)
 
     Arguments are those of `equinox.nn.ConvTranspose2d`, then those of `Linear` after `key`.
@@ -116,7 +116,7 @@ class ConvTranspose2d(_TransposedConvolution):
 class ConvTranspose3d(_TransposedConvolution):
     """`equinox.nn.ConvTranspose3d` with a generated weight of shape (out_channels, in_channels / groups, d, h, w).
 
-    >>> ConvTranspose3d(4, 8, 2, stride=2, key=jax.random.key(0))(jnp.zeros((4, 2, 3, 3))).shape
+    >>> ConvTranspose3d(4, 8, 2, stride=2, key=jax.random.key(0))(jax.numpy.zeros((4, 2, 3, 3))).shape
     (8, 4, 6, 6)
 
     Arguments are those of `equinox.nn.ConvTranspose3d`, then those of `Linear` after `key`.
