@@ -80,7 +80,7 @@ def _adding_through_numpy(asarray: Callable[[Array], Array]) -> Add:
     in_place = _adding_in_place(importlib.import_module("numpy").add)
 
     def add_on_host(total: Array, numbers: Array, shares: Array, axis: int) -> Array:
-        host = (autoray.to_numpy(array) for array in (numbers, shares))
-        return asarray(in_place(autoray.to_numpy(total).copy(), *host, axis))
+        given = autoray.to_numpy(numbers), autoray.to_numpy(shares)
+        return asarray(in_place(autoray.to_numpy(total).copy(), given[0], given[1], axis))
 
     return add_on_host

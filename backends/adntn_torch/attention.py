@@ -62,6 +62,12 @@ class MultiheadAttention(nn.Module):
         "batch_first",
     )
 
+    kdim: int
+    vdim: int
+    in_proj: BatchedLinear | None
+    q_proj: Linear
+    k_proj: Linear
+    v_proj: Linear
     in_proj_bias: Tensor | None
     bias_k: Tensor | None
     bias_v: Tensor | None
@@ -107,15 +113,19 @@ class MultiheadAttention(nn.Module):
         drawn = iter([None] * 4 if seed is None else [4 * seed + number for number in range(4)])
         if self.joined:
             usual = 1.0 / math.sqrt(2 * embed_dim)
-            self.in_proj: BatchedLinear | None = BatchedLinear(
-                3, embed_dim, embed_dim, bias=False, seed=next(drawn), std=std or usual, **options
+            self.in_proj = BatchedLinear(
+                3, embed_dim, embed_dim, bias=False, seed=next(drawn), std=usual if std is None else std, **options
             )
         else:
             self.in_proj = None
             for name, inputs in (("q_proj", embed_dim), ("k_proj", self.kdim), ("v_proj", self.vdim)):
                 joint = 4 * embed_dim if dense._qkv_same_embed_dim else embed_dim + inputs
                 usual = math.sqrt(2.0 / joint)
-                setattr(self, name, Linear(inputs, embed_dim, False, seed=next(drawn), std=std or usual, **options))
+                setattr(
+                    self,
+                    name,
+                    Linear(inputs, embed_dim, False, seed=next(drawn), std=usual if std is None else std, **options),
+                )
         self.out_proj: Any = Linear(embed_dim, embed_dim, bias, seed=next(drawn), **options)
         for name in ("in_proj_bias", "bias_k", "bias_v"):
             like = getattr(dense, name)

@@ -30,6 +30,8 @@ class DenseBatchedLinear(nn.Module):
         ValueError: if a size is no positive integer.
     """
 
+    bias: Tensor | None
+
     def __init__(  # noqa: PLR0917 (as in torch.nn.Linear)
         self,
         count: int,

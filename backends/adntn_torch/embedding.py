@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, NoReturn, get_args
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +92,7 @@ class Embedding(GeneratedLayer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make an unpickled layer known in this process too."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._key = registered(self.generator)
 
     def forward(self, indices: Tensor) -> Tensor:
@@ -112,18 +112,19 @@ class Embedding(GeneratedLayer):
 
     def _gathers(self, indices: Tensor) -> bool:
         """Return whether the rows of these tokens are made for themselves."""
-        if self.frozen_weight is not None or self.engine is not None or self.schedule == "materialise":
+        schedule, scale = str(self.schedule), self.cores["scale"]
+        if self.frozen_weight is not None or self.engine is not None or schedule == "materialise":
             return False
-        if self.schedule == "gather" or self.cores["scale"].is_meta:
-            return self.schedule == "gather"
-        scale, tokens = self.cores["scale"], indices.numel()
+        # what is faster cannot be asked while torch compiles; what holds less is known
+        if schedule == "gather" or torch.compiler.is_compiling():
+            return True
         table = math.prod(self.generator.shape) * scale.element_size() * (2 if torch.is_grad_enabled() else 1)
         if self.memory_limit is not None and table > self.memory_limit:
             return True
-        if torch.compiler.is_compiling():  # what is faster cannot be asked there; what holds less is known
-            return True
+        if scale.is_meta:
+            return False
         network, paths = self.generator.network, self.generator.paths
-        return is_worth_it(network, rounded(tokens), paths, machine_of(scale), scale.element_size())
+        return is_worth_it(network, rounded(indices.numel()), paths, machine_of(scale), scale.element_size())
 
     def _check(self, indices: Tensor) -> None:
         """Raise what torch raises for indices that are no rows; on a GPU, as torch, when the work is done."""
@@ -154,10 +155,10 @@ class Embedding(GeneratedLayer):
         return schedule
 
     def _check_schedule(self) -> None:
-        if self.schedule == "gather" and self.engine is not None:  # type: ignore[comparison-overlap]
+        if str(self.schedule) == "gather" and self.engine is not None:
             raise ValueError(f'schedule must be "auto" or "materialise" with engine={self.engine!r}, got "gather"')
 
-    def choice(self, rows: int, training: bool = True) -> Any:
+    def choice(self, rows: int, training: bool = True) -> NoReturn:
         """Not for embeddings: they have two schedules of their own.
 
         Raises:
@@ -172,7 +173,8 @@ def _looked_up(
     """Return the rows, differentiable along the path of that name."""
     learned = torch.is_grad_enabled() and any(core.requires_grad for core in cores.values())
     if differentiation == "native" or not learned or is_traced():  # torch.func differentiates and maps by itself
-        return gathered(generator, cores, indices)
+        made: Tensor = gathered(generator, cores, indices)
+        return made
     arrays = (cores[name] for name in generator.core_shapes)
     rows: Tensor = _Gathered.apply(generator, indices, *arrays)  # type: ignore[no-untyped-call]
     return rows
@@ -184,7 +186,8 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(generator: Generator, indices: Tensor, *cores: Tensor) -> Tensor:
         given = dict(zip(generator.core_shapes, cores, strict=True))
-        return gathered(generator, given, indices).clone()  # no view, which nobody could write to
+        rows: Tensor = gathered(generator, given, indices).clone()  # no view, which nobody could write to
+        return rows
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

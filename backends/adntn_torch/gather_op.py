@@ -40,7 +40,8 @@ def _named(generator: Generator, cores: Sequence[Tensor]) -> dict[str, Tensor]:
 def gather_rows(indices: Tensor, cores: Sequence[Tensor], key: str) -> Tensor:
     """Return the rows of a registered generator's weight, of shape (*indices.shape, ...)."""
     generator = _GENERATORS[key]
-    return gathered(generator, _named(generator, cores), indices).clone()  # no view, as operators want it
+    rows: Tensor = gathered(generator, _named(generator, cores), indices).clone()  # no view, as operators want it
+    return rows
 
 
 @gather_rows.register_fake
