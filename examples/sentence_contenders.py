@@ -53,7 +53,7 @@ class Contender:
         return find_spec(self.needs) is not None
 
 
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 
 
 def numbers(rank: int, shape: Iterable[int]) -> int:
@@ -87,15 +87,15 @@ def lora(model: SentenceModel) -> str:
     return f"rank {RANK}"
 
 
-def generated_adapter(build: Callable[[int], Options]) -> Callable[[SentenceModel], str]:
-    """Return the change that adapts by ours, with about as many numbers as LoRA in each layer."""
+def generated_adapter(build: Callable[[int], Options], fraction: int = 1) -> Callable[[SentenceModel], str]:
+    """Return the change that adapts by ours, with as many numbers as LoRA in each layer, or a fraction of these."""
 
     def change(model: SentenceModel) -> str:
         def rule(name: str, module: nn.Module) -> Options | None:
             if not isinstance(module, nn.Linear):
                 return None
             shape = tuple(module.weight.shape)
-            return nearest(build, shape, numbers(RANK, shape))
+            return nearest(build, shape, numbers(RANK, shape) // fraction)
 
         return _in_words(row.topology for row in adapt(model.transformer, rule).rows)
 
@@ -205,10 +205,18 @@ def tensorly_layers(model: SentenceModel) -> str:
 
 def _padded(table: Tensor) -> Tensor:
     """Return a table with rows of zeros until their number has small factors."""
-    rows = len(table)
-    while max(_factors(rows)) > 16:
-        rows += 1
-    return functional.pad(table, (0, 0, 0, rows - len(table)))
+    return functional.pad(table, (0, 0, 0, _smooth(len(table)) - len(table)))
+
+
+def _smooth(size: int) -> int:
+    """Return the least number that is not below a size and has four factors of at most 16.
+
+    >>> _smooth(384), _smooth(30522)
+    (384, 30576)
+    """
+    while max(_factors(size)) > 16:
+        size += 1
+    return size
 
 
 def _linear_layers(model: nn.Module, wanted: Callable[[str], bool]) -> list[tuple[nn.Module, str, Any]]:
@@ -260,16 +268,42 @@ def _in_words(descriptions: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(descriptions))
 
 
+def tree(bond: int) -> Options:
+    """Return a tree with tanh between its levels."""
+    return adntn.TTN.options(bond=bond, leg=4)
+
+
 ADAPTERS = (
-    Contender("LoRA (PEFT)", 1e-2, lora, "peft"),
-    Contender("ours, TTN with tanh", 1e-2, generated_adapter(lambda bond: adntn.TTN.options(bond=bond, leg=4))),
-    Contender("ours, tensor train", 1e-2, generated_adapter(lambda bond: adntn.TensorTrain.options(bond=bond))),
+    Contender("LoRA (PEFT)", 3e-3, lora, "peft"),
+    Contender("ours, TTN with tanh", 1e-2, generated_adapter(tree)),
+    Contender("ours, TTN with tanh, a quarter", 3e-2, generated_adapter(tree, fraction=4)),
+    Contender("ours, tensor train", 3e-3, generated_adapter(lambda bond: adntn.TensorTrain.options(bond=bond))),
     Contender("tensorly-torch, block tensor train", 1e-2, tensorly_adapter, "tltorch"),
 )
+
+
+@dataclass(frozen=True)
+class TrainOfLargeLegs:
+    """A tensor train with four legs for each dimension, as tensorly-torch has it, rows and columns in turn."""
+
+    bond: int
+
+    def __call__(self, shape: tuple[int, ...]) -> Generator:
+        """Return the generator of a matrix."""
+        rows, columns = shape
+        return adntn.TensorTrain(shape, bond=self.bond, factors=(_factors(_smooth(rows)), _factors(columns)))
+
+    def __str__(self) -> str:
+        return f"TensorTrain(bond={self.bond})"
+
+
 COMPRESSED = (
     Contender("ours, low rank", 1e-3, generated_layers_of(lambda bond: adntn.LowRank.options(rank=bond), fitted=True)),
+    Contender("ours, tensor train", 1e-3, generated_layers_of(TrainOfLargeLegs, fitted=True)),
     Contender(
-        "ours, TTN with tanh", 1e-3, generated_layers_of(lambda bond: adntn.TTN.options(bond=bond, leg=8), fitted=False)
+        "ours, TTN with tanh, random start",
+        1e-3,
+        generated_layers_of(lambda bond: adntn.TTN.options(bond=bond, leg=8), fitted=False),
     ),
     Contender("tensorly-torch, block tensor train", 1e-3, tensorly_layers, "tltorch"),
 )
