@@ -16,10 +16,13 @@ import argparse
 import json
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +32,8 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional
 
-import adntn
 from adntn.atomic import whole_file
+from adntn_torch import adapters
 from sentence_contenders import ADAPTERS, COMPRESSED, RATES, RATIO, Contender
 from sentence_model import SentenceModel, load, tiny
 from sentences import Pair, Sentences, read, sources
@@ -65,6 +68,8 @@ class Result:
             mean cosine similarity to the original's embeddings.
         rank: for adapters, the mean of 1 / rank of the right summary, after training.
         seconds: of the training steps.
+        folder: bytes of the adapter's folder, for those that have one.
+        loaded: what `after` is for a fresh model with the adapter from that folder.
     """
 
     task: str
@@ -76,6 +81,8 @@ class Result:
     after: float
     rank: float | None
     seconds: float
+    folder: int | None = None
+    loaded: float | None = None
 
 
 Loss = Callable[[SentenceModel, Sequence[Pair]], Tensor]
@@ -168,7 +175,23 @@ def compare(
         after = similarity(model, original, examined)
     count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Result(task, contender.name, how, count, parameters, before, after, rank, seconds)
+    size, again = saved_and_loaded(model, original)
+    loaded = None if again is None else retrieval(again, examined)[0]
+    return Result(task, contender.name, how, count, parameters, before, after, rank, seconds, size, loaded)
+
+
+def saved_and_loaded(model: SentenceModel, original: SentenceModel) -> tuple[int | None, SentenceModel | None]:
+    """Return the size of an adapter's folder, ours or PEFT's, and a fresh model with the adapter from it."""
+    with tempfile.TemporaryDirectory() as folder:
+        if adapters.adapted_layers(model.transformer):
+            adapters.save_adapter(model.transformer, folder)
+        elif hasattr(model.transformer, "peft_config"):
+            model.transformer.save_pretrained(folder)  # type: ignore[operator]
+        else:
+            return None, None
+        again = deepcopy(original)
+        adapters.load_adapter(again.transformer, folder)
+        return sum(path.stat().st_size for path in Path(folder).glob("adapter_*")), again
 
 
 def tuned(
@@ -195,17 +218,19 @@ def page(results: Sequence[Result], about: dict[str, Any]) -> str:
         "On all attention and feed-forward layers; the task is to find a function's summary by its name and parameters"
         f" among {about['examined']}. *Found* is the share for which it is the most similar one, with a standard error"
         f" of about {100 * 0.5 / about['examined'] ** 0.5:.0f} points; *1 / rank* the mean over all. Every method"
-        " starts at the original, and is given about as many numbers as LoRA in each layer, unless it says otherwise.",
+        " starts at the original, and is given about as many numbers as LoRA in each layer, unless it says otherwise."
+        " *From it* is what a fresh model finds with the adapter from its folder, read by `load_adapter`, PEFT's too.",
         "",
-        "| method | sizes | trained numbers | found before | found after | 1 / rank | seconds |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| method | sizes | trained numbers | found before | found after | 1 / rank | seconds | folder | from it |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         *(_adapter_row(result) for result in results if result.task == "adapters"),
         "",
         "## Compression",
         "",
-        f"The table of words and the feed-forward layers, from a number for each {RATIO} weights, trained to give the"
-        " original's sentence embeddings. *Cosine* is the mean similarity to these; a model that says the same of every"
-        f" sentence, the mean, has {about['constant']:.3f}. All start from singular value decompositions of the old"
+        f"The table of words and the feed-forward layers, from a number for each {RATIO} weights (the original has"
+        f" {about['parameters']:,} parameters in all), trained to give the original's sentence embeddings. *Cosine* is"
+        " the mean similarity to these; a model that says the same of every sentence, the mean, has"
+        f" {about['constant']:.3f}. All start from singular value decompositions of the old"
         " weights, but for the one that says so.",
         "",
         "| method | sizes | trained numbers | whole model | cosine before | cosine after | seconds |",
@@ -219,8 +244,14 @@ def _adapter_row(result: Result) -> str:
     shares = f"{100 * result.before:.1f} % | {100 * result.after:.1f} %"
     return (
         f"| {result.name} | {result.how} | {result.trained:,} | {shares} | {result.rank or 0:.3f} |"
-        f" {result.seconds:,.0f} |"
+        f" {result.seconds:,.0f} | {_folder(result)} |"
     )
+
+
+def _folder(result: Result) -> str:
+    if result.folder is None or result.loaded is None:
+        return " | "
+    return f"{result.folder / 1024:,.0f} KiB | {100 * result.loaded:.1f} %"
 
 
 def _compressed_row(result: Result) -> str:
@@ -242,7 +273,7 @@ def about(
         "model": "A tiny random model" if arguments.quick else "all-MiniLM-L6-v2",
         "command": " ".join(["python examples/adapt_sentence_model.py", *sorted(options)]),
         "machine": f"{threads} thread{'s' if threads > 1 else ''} of a CPU ({platform.machine()})",
-        "libraries": f"torch {torch.__version__.partition('+')[0]}, adntn {adntn.__version__}",
+        "libraries": ", ".join(versions()),
         "sentences": f"the docstrings of {', '.join(names)} ({counts[0]:,} functions for training, {counts[1]:,} for"
         f" validation, {counts[2]:,} for the results)",
         "steps": settings.steps,
@@ -250,6 +281,13 @@ def about(
         "examined": min(settings.examined, counts[2]),
         "seed": settings.seed,
     }
+
+
+def versions() -> Iterator[str]:
+    """Yield the libraries that took part, with their versions."""
+    for name in ("torch", "transformers", "peft", "tensorly-torch"):
+        with suppress(metadata.PackageNotFoundError):
+            yield f"{name} {metadata.version(name).partition('+')[0]}"
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
@@ -301,6 +339,7 @@ def main(given: Sequence[str] | None = None) -> int:
             results.append(result)
     if results:
         facts = about(asked, settings, sentences, names)
+        facts["parameters"] = sum(parameter.numel() for parameter in original.parameters())
         facts["constant"] = constant(original, sentences.test[: settings.examined])
         write(asked.out, results, facts)
     return 0

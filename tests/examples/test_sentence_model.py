@@ -48,6 +48,12 @@ def test_adapters_start_at_the_original(found):
     assert len({result["before"] for result in found["results"] if result["task"] == "adapters"}) == 1
 
 
+def test_adapters_come_back_from_their_folders(found):
+    kept = [result for result in found["results"] if result["folder"] is not None]
+    assert {result["name"] for result in kept} >= {"ours, TTN with tanh", "ours, tensor train"}
+    assert all(result["loaded"] == result["after"] for result in kept)
+
+
 def test_the_page_names_no_machine(results, found):
     everything = (results / "sentence-model.md").read_text() + json.dumps(found)
     assert platform.node() not in everything

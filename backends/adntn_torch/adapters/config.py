@@ -37,6 +37,7 @@ TOPOLOGIES: dict[str, Topology[Any]] = {
 }
 #: No option of a topology is larger: what says so is broken, and would take for ever to build.
 LARGEST_OPTION = 2**16
+LARGEST_DEPTH = 2**10
 
 
 @dataclass(frozen=True)
@@ -208,18 +209,19 @@ def topology_from(description: Json, where: str) -> TopologyOptions:
     name = text(given.pop("name", None), f"the name in {where}")
     if name not in TOPOLOGIES:
         raise FormatError(f"{where} must be one of {', '.join(TOPOLOGIES)}, got {shown(name)}")
-    _check_size(list(given.values()), where)
+    _check_size(list(given.values()), where, LARGEST_OPTION)
+    _check_size(given.get("depth"), where, LARGEST_DEPTH)
     try:
         return TOPOLOGIES[name].options(**given)
     except TypeError as error:
         raise FormatError(f"{where}: {error}") from None
 
 
-def _check_size(value: Json, where: str) -> None:
+def _check_size(value: Json, where: str, largest: int) -> None:
     if isinstance(value, list):
         for item in value:
-            _check_size(item, where)
-    elif isinstance(value, int | float) and not -LARGEST_OPTION <= value <= LARGEST_OPTION:
+            _check_size(item, where, largest)
+    elif isinstance(value, int | float) and not -largest <= value <= largest:
         raise FormatError(f"{where} has the absurd option {value!r}")
     elif isinstance(value, dict):
         raise FormatError(f"{where} has an object among its options")
