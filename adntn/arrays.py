@@ -397,13 +397,17 @@ def padded(array: Array, axis: int, size: int, whole: int, functions: Namespace)
     return array
 
 
-def check_alike(arrays: Mapping[str, Array], what: str) -> None:
-    """Check that arrays share their library, number type and device.
+def check_alike(
+    arrays: Mapping[str, Array], what: str, properties: Sequence[str] = ("library", "dtype", "device")
+) -> None:
+    """Check that arrays share these properties: their library, number type and device.
 
     Raises:
         TypeError: naming the first two arrays that differ.
     """
     for question, answer in (("library", backend_of), ("dtype", dtype_name), ("device", _device)):
+        if question not in properties:
+            continue
         first, expected = "", None
         for name, array in arrays.items():
             own = answer(array)

@@ -24,6 +24,7 @@ from adntn.arrays import (
     namespace_of,
     place,
 )
+from adntn.gathering import rows, rows_vjp
 from adntn.initialise import initial_cores
 from adntn.machine import machine, machine_of
 from adntn.network import SCALE, Network
@@ -263,6 +264,37 @@ class Generator:
         Args, Raises: as for `apply`.
         """
         return applied_vjp(self, cores, x, schedule, memory_limit)
+
+    def rows(self, cores: Mapping[str, Array], indices: Array) -> Array:
+        """Return some rows of the weight, without making the others; differentiable where the library is.
+
+        >>> import adntn, numpy
+        >>> table = adntn.TTN((30522, 384), bond=4)
+        >>> table.rows(table.init(), numpy.array([[101, 7592], [2088, 102]])).shape
+        (2, 2, 384)
+
+        What it holds grows with the number of tokens and with the state before the last activation, not with the rows
+        of the weight; only a network whose states are as large as the weight has to make them.
+
+        Args:
+            cores: arrays by name, of one library.
+            indices: integers of the same library, of any shape: numbers of rows. The result has this shape, then that
+                of a row; behind the batch axis, if there is one.
+
+        Raises:
+            IndexError: if there is no such row. Under `jax.jit`, where indices have no values yet, there is no error.
+            KeyError, ValueError, TypeError: if the cores are not this generator's, or the indices no integers.
+        """
+        return rows(self, cores, indices)
+
+    def rows_vjp(self, cores: Mapping[str, Array], indices: Array) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
+        """Return some rows of the weight and their pullback, which takes dL/d(rows) to dL/d(core) for every core.
+
+        The library's own adjoint, on every array library; of dL/dW, too, nothing but these rows exists.
+
+        Args, Raises: as for `rows`.
+        """
+        return rows_vjp(self, cores, indices)
 
     def vjp(self, cores: Mapping[str, Array]) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
         """Return the weight and its pullback, which takes dL/dW to dL/d(core) for every core.

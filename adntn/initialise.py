@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adntn.activations import IDENTITY
+from adntn.activations import IDENTITY, Activation
 from adntn.arrays import namespace
 from adntn.machine import machine
 from adntn.network import SCALE, Core, Level, Network
@@ -194,3 +194,37 @@ def _quotient(deviation: float, spread: Array, rms: Array, batch: int | None) ->
     measured = np.where(spread > 1e-6 * rms, spread, rms)
     scale: Array = deviation / np.where(measured > 0, measured, 1.0)
     return scale if batch is not None else scale.reshape(())
+
+
+def core_at_zero(network: Network) -> str:
+    """Return the core to set to zero so that the weight is zero, and yet not its gradient: the start of an adapter.
+
+    >>> import adntn
+    >>> core_at_zero(adntn.LowRank((64, 32), rank=4).network)
+    'left'
+
+    A core of the last level, which is multiplied last, so that the levels before keep their calibrated states; one that
+    stands in the network once, because the gradient of a product of k equal factors vanishes with them; of these the
+    largest that carries rows of the weight (of a low rank, `left`: LoRA's B). Where the last activation does not pass
+    through zero with a slope (relu, sigmoid, softplus), or the last level's cores are all shared, it is the scale.
+    """
+    last = network.levels[-1]
+    uses = Counter(node.core for level in network.levels for node in level.nodes)
+    rows = {leg for leg, (dimension, _) in zip(last.output, network.layout.order, strict=True) if dimension == 0}
+    once = [node for node in last.nodes if uses[node.core] == 1]
+    if not once or not _passes_zero_with_a_slope(last.activation):
+        return SCALE
+    best = max(
+        once,
+        key=lambda node: (
+            network.core[node.core].start == "isometry",
+            not rows.isdisjoint(node.legs),
+            network.core[node.core].size,
+        ),
+    )
+    return best.core
+
+
+def _passes_zero_with_a_slope(activation: Activation) -> bool:
+    functions, zero = namespace("numpy", False), np.zeros(1)
+    return not np.any(activation.function(functions, zero)) and bool(np.any(activation.derivative(functions, zero)))

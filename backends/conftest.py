@@ -6,6 +6,7 @@ FRAMEWORKS = {
     "adntn_cupy": "cupy",
     "adntn_torch": "torch",
     "adntn_torch/fused_kernels.py": "triton",
+    "adntn_torch/peft.py": "peft",
     "adntn_jax": "jax",
     "adntn_jax/equinox.py": "equinox",
     "adntn_jax/files.py": "equinox",

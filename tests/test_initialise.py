@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import in_double, relative_error, tolerance
+from helpers import in_double, random_array, relative_error, tolerance
 from matrix import SHAPE
 
 import adntn
+from adntn.initialise import core_at_zero
 
 Topology = Callable[[str], adntn.Options]
 #: Shapes of 2 to 24 legs of 2.
@@ -143,3 +144,21 @@ def test_double_precision_is_never_lost_silently() -> None:
 def test_complex_starts_need_holomorphic_activations() -> None:
     with pytest.raises(ValueError, match="relu is not defined for complex"):
         adntn.TTN((16, 16), leg=1, activation="relu", last_activation="relu").init(dtype="complex64")
+
+
+def test_one_core_at_zero_makes_the_weight_zero_and_not_its_gradient(topology: Topology, activation: str) -> None:
+    generator = topology(activation)(SHAPE)
+    cores = generator.init(seed=0, dtype="float64")
+    zero = core_at_zero(generator.network)
+    cores[zero] = np.zeros_like(cores[zero])
+    weight, pullback = generator.vjp(cores)
+    assert not np.any(weight)
+    gradients = pullback(random_array(generator.shape))
+    assert np.any(gradients[zero])
+
+
+def test_the_scale_is_zero_only_where_no_core_can_be() -> None:
+    for activation in adntn.ACTIVATIONS:
+        zero = core_at_zero(adntn.LowRank((8, 64), rank=2, last_activation=activation).network)
+        assert zero == ("scale" if activation in {"relu", "sigmoid", "softplus"} else "left")
+    assert core_at_zero(adntn.TTN((8, 8), bond=2, leg=1, share="all").network) == "scale"

@@ -43,7 +43,7 @@ def contraction(network: Network, rows: int, paths: Paths = (), like: int | None
     if likely == rows:
         return planned
     leg = planned.inputs[-1].legs[0 if network.batch is None else 1]
-    return _resized(planned, leg, Leg(leg.label, rows))
+    return resized(planned, leg, Leg(leg.label, rows))
 
 
 @dataclass(frozen=True)
@@ -119,15 +119,15 @@ def _planned(network: Network, rows: int, paths: Paths) -> Program:
     first, batch = network.first_linear_level, batch_legs(network)
     before = lower_levels(network, paths)[:first]
     state = [before[-1].state] if before else []
-    nodes, after = _joined([leg for tensor in state for leg in tensor.legs], network.levels[first:])
+    nodes, after = joined([leg for tensor in state for leg in tensor.legs], network.levels[first:])
     factors = [*state, *(Tensor(name, (*batch, *legs)) for name, legs in nodes)]
 
     used = {leg.label for tensor in factors for leg in tensor.legs}
-    lead = (*batch, Leg(_free("row", used), rows))
+    lead = (*batch, Leg(free_name("row", used), rows))
     order = sorted(range(len(after)), key=lambda place: network.layout.order[place])
     rows_and_columns = [tuple(after[leg] for leg in order if network.layout.order[leg][0] == side) for side in (0, 1)]
-    x = Tensor(_free("x", set(network.core)), lead + rows_and_columns[1])
-    y = Tensor(_free("y", set(network.core)), lead + rows_and_columns[0])
+    x = Tensor(free_name("x", set(network.core)), lead + rows_and_columns[1])
+    y = Tensor(free_name("y", set(network.core)), lead + rows_and_columns[0])
 
     inputs = [Tensor(name, core_legs(network, name)) for name in network.core]
     scale = Tensor(SCALE, batch)
@@ -155,7 +155,7 @@ def _check(network: Network) -> None:
         )
 
 
-def _joined(state: Iterable[Leg], levels: Iterable[Level]) -> tuple[list[tuple[str, tuple[Leg, ...]]], tuple[Leg, ...]]:
+def joined(state: Iterable[Leg], levels: Iterable[Level]) -> tuple[list[tuple[str, tuple[Leg, ...]]], tuple[Leg, ...]]:
     """Return the cores of several levels, with legs named apart, and the legs that are left.
 
     Within a level each label is one leg; a later level may give the label of a leg that has been summed to another.
@@ -165,30 +165,31 @@ def _joined(state: Iterable[Leg], levels: Iterable[Level]) -> tuple[list[tuple[s
     nodes = []
     for level in levels:
         for leg in dict.fromkeys(leg for node in level.nodes for leg in node.legs if leg not in now):
-            now[leg] = Leg(_free(leg.label, used), leg.size)
+            now[leg] = Leg(free_name(leg.label, used), leg.size)
             used.add(now[leg].label)
         nodes += [(node.core, tuple(now[leg] for leg in node.legs)) for node in level.nodes]
         now = {leg: now[leg] for leg in level.output}
     return nodes, tuple(now.values())
 
 
-def _free(name: str, used: set[str]) -> str:
+def free_name(name: str, used: set[str]) -> str:
+    """Return a name, with as many primes as it takes for it not to be in use."""
     while name in used:
         name += "'"
     return name
 
 
-def _resized(program: Program, old: Leg, new: Leg) -> Program:
+def resized(program: Program, old: Leg, new: Leg) -> Program:
     """Return the program with another size of one leg."""
 
-    def resized(tensor: Tensor) -> Tensor:
+    def changed(tensor: Tensor) -> Tensor:
         return Tensor(tensor.name, tuple(new if leg == old else leg for leg in tensor.legs))
 
     def again(step: Step) -> Step:
         if isinstance(step, Contract):
-            return Contract(resized(step.out), resized(step.left), resized(step.right), step.conjugate)
-        return Pointwise(step.kind, resized(step.out), tuple(map(resized, step.inputs)), step.activation)
+            return Contract(changed(step.out), changed(step.left), changed(step.right), step.conjugate)
+        return Pointwise(step.kind, changed(step.out), tuple(map(changed, step.inputs)), step.activation)
 
     return Program(
-        tuple(map(resized, program.inputs)), tuple(map(again, program.steps)), tuple(map(resized, program.outputs))
+        tuple(map(changed, program.inputs)), tuple(map(again, program.steps)), tuple(map(changed, program.outputs))
     )

@@ -8,29 +8,43 @@
 
 from adntn.backends import DIFFERENTIATIONS, Differentiation
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
+from adntn_torch.adapters import Adaptation, adapt, load_adapter, save_adapter
+from adntn_torch.attention import MultiheadAttention
+from adntn_torch.batched import BatchedLinear, DenseBatchedLinear
 from adntn_torch.compress import Compression, Row, Rule, above, compress, expand, generated_layers
+from adntn_torch.embedding import Embedding
 from adntn_torch.export import export_onnx
 from adntn_torch.files import load_compressed, save_compressed
 from adntn_torch.fit import Fit, fit
 from adntn_torch.fused import fused_linear
 from adntn_torch.generated import GeneratedLayer
 from adntn_torch.layers import Conv1d, Conv2d, Conv3d, Linear
+from adntn_torch.transposed import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 
 __all__ = [
     "DEFAULT_TOPOLOGY",
     "DIFFERENTIATIONS",
+    "Adaptation",
+    "BatchedLinear",
     "Compression",
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "DenseBatchedLinear",
     "Differentiation",
+    "Embedding",
     "Fit",
     "GeneratedLayer",
     "Linear",
+    "MultiheadAttention",
     "Row",
     "Rule",
     "TopologyOptions",
     "above",
+    "adapt",
     "compress",
     "expand",
     "export_onnx",
@@ -38,5 +52,7 @@ __all__ = [
     "fused_linear",
     "generated_layers",
     "load_compressed",
+    "load_adapter",
+    "save_adapter",
     "save_compressed",
 ]

@@ -7,27 +7,39 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
 from adntn import Options
 from adntn.topologies.layers import TopologyOptions
+from adntn_torch.attention import MultiheadAttention, attention_weights
+from adntn_torch.batched import BatchedLinear, DenseBatchedLinear
+from adntn_torch.embedding import Embedding
 from adntn_torch.generated import GeneratedLayer, parameters_of
 from adntn_torch.layers import Conv1d, Conv2d, Conv3d, Linear
+from adntn_torch.transposed import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 
 #: From a layer's name and the layer to its options, or to None for a layer that stays dense.
 Rule = Callable[[str, nn.Module], TopologyOptions | None]
 
 #: What stands for each kind of layer. Subclasses are no such kind: what they add would be lost.
-KINDS: dict[type[nn.Module], type[GeneratedLayer]] = {
+KINDS: dict[type[nn.Module], type[GeneratedLayer] | type[MultiheadAttention]] = {
     nn.Linear: Linear,
     NonDynamicallyQuantizableLinear: Linear,  # the output of torch.nn.MultiheadAttention; nothing but another name
     nn.Conv1d: Conv1d,
     nn.Conv2d: Conv2d,
     nn.Conv3d: Conv3d,
+    nn.ConvTranspose1d: ConvTranspose1d,
+    nn.ConvTranspose2d: ConvTranspose2d,
+    nn.ConvTranspose3d: ConvTranspose3d,
+    nn.Embedding: Embedding,
+    nn.MultiheadAttention: MultiheadAttention,
+    DenseBatchedLinear: BatchedLinear,
 }
-KIND_NAMES = "torch.nn.Linear, Conv1d, Conv2d and Conv3d"
+KIND_NAMES = "torch.nn.Linear, Conv1d to Conv3d, ConvTranspose1d to 3d, Embedding and MultiheadAttention"
+#: Parameters and children of attention; `out_proj` is a layer of its own, which stays.
+ATTENTION = {f"{name}_proj_weight" for name in ("in", "q", "k", "v")} | {"in_proj_bias", "bias_k", "bias_v"}
 
 
 @dataclass(frozen=True)
@@ -48,14 +60,19 @@ def above(parameters: int, topology: TopologyOptions) -> Rule:
     def rule(name: str, module: nn.Module) -> TopologyOptions | None:
         if type(module) not in KINDS or is_depthwise(module):
             return None
-        return topology if parameters_of(module)[0].numel() > parameters else None
+        return topology if sum(weight.numel() for weight in weights_of(module)) > parameters else None
 
     return rule
 
 
-def generated_kind(module: nn.Module) -> type[GeneratedLayer]:
+def generated_kind(module: nn.Module) -> type[GeneratedLayer] | type[MultiheadAttention]:
     """Return the class that stands for a dense layer."""
     return KINDS[type(module)]
+
+
+def weights_of(module: nn.Module) -> list[Tensor]:
+    """Return the weights of a layer that are generated where it is replaced."""
+    return attention_weights(module) if isinstance(module, nn.MultiheadAttention) else [parameters_of(module)[0]]
 
 
 def is_depthwise(module: nn.Module) -> bool:
@@ -93,7 +110,9 @@ def chosen(model: nn.Module, rules: Mapping[str, TopologyOptions | None] | Rule)
 
 def check_expandable(name: str, module: nn.Module) -> None:
     """Raise a ValueError if something hangs on a generated layer that its dense layer would lack."""
-    if loss := _would_be_lost(module, {"bias", "frozen_weight"}, {"cores"}):
+    is_attention = isinstance(module, MultiheadAttention)
+    children = {"in_proj", "q_proj", "k_proj", "v_proj", "out_proj"} if is_attention else {"cores"}
+    if loss := _would_be_lost(module, {"bias", "frozen_weight"} | (ATTENTION if is_attention else set()), children):
         raise ValueError(f"layer {name!r} cannot be expanded: {loss}")
 
 
@@ -114,7 +133,11 @@ def _matches(name: str, pattern: str) -> bool:
 
 def _is_layer(module: nn.Module) -> bool:
     """Return whether a pattern means this module; what stands beside layers (activations, pooling) it passes over."""
-    return type(module) in KINDS or isinstance(module, GeneratedLayer) or _is_parametrized_layer(module)
+    return (
+        type(module) in KINDS
+        or isinstance(module, GeneratedLayer | MultiheadAttention)
+        or _is_parametrized_layer(module)
+    )
 
 
 def _is_parametrized_layer(module: nn.Module) -> bool:
@@ -145,7 +168,7 @@ def _check(name: str, module: nn.Module, model: nn.Module, modules: Mapping[str,
 
 
 def _problem(name: str, module: nn.Module, model: nn.Module, modules: Mapping[str, nn.Module]) -> str | None:
-    if isinstance(module, GeneratedLayer):
+    if isinstance(module, GeneratedLayer | MultiheadAttention):
         return f"it is generated already, by {module.topology}"
     if _is_parametrized_layer(module):
         return "it is parametrized (torch.nn.utils.parametrize); remove the parametrization first"
@@ -156,8 +179,11 @@ def _problem(name: str, module: nn.Module, model: nn.Module, modules: Mapping[st
             "it is the model itself, which cannot be replaced in place; wrap it, torch.nn.Sequential(model), or take"
             f" adntn_torch.{KINDS[type(module)].__name__}.from_dense(model, options)"
         )
+    is_attention = isinstance(module, nn.MultiheadAttention)
+    parameters, children = (ATTENTION, {"out_proj"}) if is_attention else ({"weight", "bias"}, set[str]())
     return (
-        _would_be_lost(module, {"weight", "bias"}, set())
+        _would_be_lost(module, parameters, children)
+        or _unlike_a_table(module)
         or _tied(name, module, model, modules)
         or (
             f"it is depthwise (groups = in_channels = {module.groups}): nothing to gain"
@@ -165,6 +191,16 @@ def _problem(name: str, module: nn.Module, model: nn.Module, modules: Mapping[st
             else None
         )
     )
+
+
+def _unlike_a_table(module: nn.Module) -> str | None:
+    """Return what an embedding does with its stored table that a generated one cannot."""
+    if not isinstance(module, nn.Embedding):
+        return None
+    if module.max_norm is not None:
+        return f"max_norm={module.max_norm} changes its stored table with every lookup"
+    names = [name for name in ("sparse", "scale_grad_by_freq") if getattr(module, name)]
+    return f"{names[0]}=True concerns the gradient of stored rows, of which there are none" if names else None
 
 
 def _would_be_lost(module: nn.Module, parameters: set[str], children: set[str]) -> str | None:
@@ -192,7 +228,7 @@ def _tied(name: str, module: nn.Module, model: nn.Module, modules: Mapping[str, 
     twins = [other for other, candidate in modules.items() if candidate is module and other != name]
     if twins:
         return f"the same module is also {_some(twins)}; replacing it here would untie them"
-    weight, _ = parameters_of(module)
-    everywhere = model.named_parameters(remove_duplicate=False)
-    owners = [other for other, parameter in everywhere if parameter is weight and other != f"{name}.weight"]
+    weights = {id(weight) for weight in weights_of(module)}
+    everywhere = [(other, parameter) for other, parameter in model.named_parameters(remove_duplicate=False)]
+    owners = [other for other, one in everywhere if id(one) in weights and other.rpartition(".")[0] != name]
     return f"its weight is tied to {_some(owners)}; replacing it would untie them" if owners else None

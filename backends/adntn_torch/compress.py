@@ -22,8 +22,11 @@ from torch import nn
 from adntn.backends import Differentiation
 from adntn.program.forecast import ScheduleName
 from adntn.topologies.layers import TopologyOptions
-from adntn_torch.choose import Choice, Rule, above, check_expandable, chosen, generated_kind
-from adntn_torch.generated import GeneratedLayer, parameters_of
+from adntn_torch.attention import MultiheadAttention
+from adntn_torch.batched import BatchedLinear
+from adntn_torch.choose import Choice, Rule, above, check_expandable, chosen, generated_kind, weights_of
+from adntn_torch.embedding import Embedding
+from adntn_torch.generated import GeneratedLayer
 
 __all__ = ["Compression", "Row", "Rule", "above", "compress", "expand", "generated_layers"]
 
@@ -119,9 +122,11 @@ def compress(
     >>> model[0].generator.shape, compression.after < compression.before
     ((512, 256), True)
 
-    Replaced are `torch.nn.Linear`, `Conv1d`, `Conv2d` and `Conv3d`. A new layer keeps the bias (the same parameter),
-    dtype, device and mode. Its weight is not fitted to the old one (see `fit`): train it. Its cores are learned even
-    if the old weight was frozen. Make the optimiser afterwards: one made before still holds the old weights.
+    Replaced are `torch.nn.Linear`, `Conv1d` to `3d`, `ConvTranspose1d` to `3d`, `Embedding` and the q, k and v of
+    `MultiheadAttention`, whose `out_proj` is a `Linear` with a name of its own. A new layer keeps the bias (the same
+    parameter), dtype, device and mode. Its weight is not fitted to the old one (see `fit`): train it. Its cores are
+    learned even if the old weight was frozen. Make the optimiser afterwards: one made before still holds the old
+    weights.
 
     Args:
         model: changed in place.
@@ -132,7 +137,8 @@ def compress(
         seed: each layer draws its cores from this seed and its own name; None draws from torch's generator.
         differentiation: "native" or "adjoint", as in `adntn_torch.Linear`, for every replaced layer.
         engine: the array library that computes the weights, as in `adntn_torch.Linear`, for every replaced layer.
-        schedule, memory_limit: how each new weight meets its input, as in `adntn_torch.Linear`.
+        schedule, memory_limit: how each new weight meets its input, as in `adntn_torch.Linear`. Embeddings gather rows
+            in all schedules but "materialise"; attention makes its weights in one piece.
         std: standard deviation of the new weights at the start; None keeps that of each replaced weight.
 
     Raises:
@@ -143,7 +149,7 @@ def compress(
     """
     choices = chosen(model, rules)
     before = _count(model)
-    replacements: dict[str, GeneratedLayer] = {}
+    replacements: dict[str, nn.Module] = {}
     rows: list[Row] = []
     for choice in choices:
         layer = _generated(
@@ -156,9 +162,10 @@ def compress(
             std=std,
         )
         replacements[choice.name] = layer
-        generator = layer.generator
-        weight, _ = parameters_of(choice.module)
-        rows.append(Row(choice.name, generator.shape, str(choice.topology), weight.numel(), generator.parameters))
+        weights = weights_of(choice.module)
+        stored = sum(one.generator.parameters for one in _parts(layer))
+        shape, count = _shape(layer), sum(weight.numel() for weight in weights)
+        rows.append(Row(choice.name, shape, str(choice.topology), count, stored))
     _swap(model, replacements)
     return Compression(tuple(rows), before, _count(model))
 
@@ -172,13 +179,19 @@ def expand(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: if a generated layer has hooks or a parametrization that would be lost; the model is then as it was.
     """
-    layers = generated_layers(model)
-    for name, layer in layers.items():
+    everything = dict(model.named_modules(remove_duplicate=False))
+    attentions = {name: module for name, module in everything.items() if isinstance(module, MultiheadAttention)}
+    theirs = {id(layer) for attention in attentions.values() for layer in attention.projections}
+    layers = {name: layer for name, layer in generated_layers(model).items() if id(layer) not in theirs}
+    replaced: dict[str, GeneratedLayer | MultiheadAttention] = {**attentions, **layers}  # then their output layers
+    for name, layer in replaced.items():
         check_expandable(name, layer)
-    dense = {id(layer): layer.to_dense() for layer in layers.values()}
-    if isinstance(model, GeneratedLayer):
-        return dense[id(model)]
-    _swap(model, {name: dense[id(layer)] for name, layer in layers.items()})
+    dense = {id(layer): layer.to_dense() for layer in replaced.values()}
+    if "" in replaced:
+        expanded = dense[id(model)]
+        _swap(expanded, {name: dense[id(layer)] for name, layer in replaced.items() if name})
+        return expanded
+    _swap(model, {name: dense[id(layer)] for name, layer in replaced.items()})
     return model
 
 
@@ -195,14 +208,34 @@ def _count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _generated(choice: Choice, seed: int | None, **options: Any) -> GeneratedLayer:
+def _parts(layer: GeneratedLayer | MultiheadAttention) -> tuple[GeneratedLayer, ...]:
+    return layer.projections if isinstance(layer, MultiheadAttention) else (layer,)
+
+
+def _shape(layer: GeneratedLayer | MultiheadAttention) -> tuple[int, ...]:
+    """Return the shape of what is generated; of attention with three generators, the weights beside each other."""
+    first, *others = (one.generator.shape for one in _parts(layer))
+    return (first[0], sum(shape[1] for shape in (first, *others))) if others else first
+
+
+def _generated(choice: Choice, seed: int | None, **options: Any) -> GeneratedLayer | MultiheadAttention:
     """Return the layer that replaces a chosen one; the options are those of `GeneratedLayer.from_dense`."""
+    kind: Any = generated_kind(choice.module)
+    if kind is MultiheadAttention:
+        del options["schedule"], options["memory_limit"]
+    elif kind is BatchedLinear:
+        options |= {"schedule": "auto", "memory_limit": None}
+    elif kind is Embedding and options["schedule"] != "materialise":
+        options["schedule"] = "auto" if options["schedule"] == "auto" else "gather"
     own_seed = None if seed is None else zlib.crc32(f"{seed}/{choice.name}".encode())
     try:
-        layer = generated_kind(choice.module).from_dense(choice.module, choice.topology, seed=own_seed, **options)
+        layer: GeneratedLayer | MultiheadAttention = kind.from_dense(
+            choice.module, choice.topology, seed=own_seed, **options
+        )
     except (ValueError, TypeError) as error:
         raise ValueError(f"layer {choice.name!r} cannot be compressed: {error}") from error
-    stored, weights = layer.generator.parameters, math.prod(layer.generator.shape)
+    stored = sum(one.generator.parameters for one in _parts(layer))
+    weights = sum(math.prod(one.generator.shape) for one in _parts(layer))
     if stored >= weights:
         raise ValueError(
             f"layer {choice.name!r} cannot be compressed: {choice.topology} stores {stored:,} numbers for {weights:,}"

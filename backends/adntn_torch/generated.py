@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from adntn import Generator
 from adntn.backends import Differentiation, checked_differentiation
 from adntn.generator import TILED
 from adntn.machine import machine_of
@@ -25,9 +26,12 @@ from adntn_torch.differentiate import generate, prepare
 from adntn_torch.engine import engine as engine_of
 from adntn_torch.schedules import is_traced
 
+#: A limit of memory that lets the fastest schedule be taken.
+UNLIMITED = 2**62
+
 
 class GeneratedLayer(nn.Module):
-    """A layer of `torch.nn` whose weight is generated from cores; use `Linear`, `Conv1d`, `Conv2d` or `Conv3d`.
+    """A layer of `torch.nn` whose weight is generated from cores; use `Linear`, `Conv2d`, `Embedding` ...
 
     The weight is computed anew on every access and is no parameter: what is written into it is lost.
 
@@ -48,6 +52,8 @@ class GeneratedLayer(nn.Module):
     #: The dense layer that this one stands for, and the arguments that both are built with (also their attributes).
     dense_kind: ClassVar[type[nn.Module]]
     dense_arguments: ClassVar[tuple[str, ...]]
+    #: Whether the dense layer may have a bias.
+    has_bias: ClassVar[bool] = True
 
     cores: nn.ParameterDict
     bias: nn.Parameter | None
@@ -71,11 +77,11 @@ class GeneratedLayer(nn.Module):
         weight, bias = parameters_of(dense)
         self.engine = None if engine == "torch" else engine
         self.differentiation = checked_differentiation(differentiation or "adjoint", self.engine)
-        self.schedule, self.memory_limit = checked_schedule(schedule, memory_limit), memory_limit
+        self.schedule, self.memory_limit = self._named_schedule(schedule, memory_limit), memory_limit
         self.topology = topology
-        self.generator = generator_of(topology, tuple(weight.shape))
+        self.generator = self._generator(topology, tuple(weight.shape))
         self._engine = None if self.engine is None else engine_of(self.generator, self.engine)
-        self.std = 1.0 / math.sqrt(3 * self.generator.fan_in) if std is None else float(std)
+        self.std = self._usual_deviation() if std is None else float(std)
         for name in self.dense_arguments:
             setattr(self, name, getattr(dense, name))
         self._check_schedule()
@@ -89,6 +95,17 @@ class GeneratedLayer(nn.Module):
         self.register_parameter("bias", new_bias)
         self.register_buffer("frozen_weight", None, persistent=False)
         self.reset_parameters(seed)
+
+    def _generator(self, topology: TopologyOptions, shape: tuple[int, ...]) -> Generator:
+        return generator_of(topology, shape)
+
+    def _usual_deviation(self) -> float:
+        """Return the standard deviation with which torch starts a weight of this shape."""
+        return 1.0 / math.sqrt(3 * self.generator.fan_in)
+
+    @staticmethod
+    def _named_schedule(schedule: ScheduleName, memory_limit: int | None) -> ScheduleName:
+        return checked_schedule(schedule, memory_limit)
 
     @property
     def weight(self) -> Tensor:
@@ -204,7 +221,8 @@ class GeneratedLayer(nn.Module):
     def _check_schedule(self) -> None:
         if self.schedule == "stream" and not self.streams:
             raise ValueError(
-                'schedule must not be "stream" for a convolution with groups; "recompute" is the next best'
+                'schedule must not be "stream" for a convolution with groups, or a transposed one;'
+                ' "recompute" is the next best'
             )
         if self.schedule == "contract":
             check_contracts(self.generator.network)
@@ -221,6 +239,29 @@ class GeneratedLayer(nn.Module):
                 f"memory_limit must be None with {own}={getattr(self, own)!r}, got {self.memory_limit!r}: the weight is"
                 " then made in one piece"
             )
+
+    def tie(self, other: GeneratedLayer) -> Self:
+        """Share the cores of another layer from now on, as a language model's head shares its table; return this layer.
+
+        >>> import adntn_torch
+        >>> table = adntn_torch.Embedding(1000, 64, seed=0)
+        >>> head = adntn_torch.Linear(64, 1000, bias=False).tie(table)
+        >>> head.cores is table.cores
+        True
+
+        Raises:
+            ValueError: if the layers do not generate the same weight from the same cores.
+        """
+        if other.generator != self.generator:
+            raise ValueError(
+                f"tied layers need the same generator: one makes {self.generator.shape} by {self.topology}, the other"
+                f" {other.generator.shape} by {other.topology}"
+            )
+        if getattr(other, "padding_idx", None) != getattr(self, "padding_idx", None):
+            raise ValueError("a layer cannot be tied to a table with a padding_idx, whose row is zero there alone")
+        self.cores = other.cores
+        self._renew()
+        return self
 
     @torch.no_grad()
     def reset_parameters(self, seed: int | None = None) -> None:
@@ -290,9 +331,10 @@ class GeneratedLayer(nn.Module):
         weight, bias = parameters_of(dense)
         arguments: dict[str, Any] = {name: getattr(dense, name) for name in cls.dense_arguments}
         build: Callable[..., Self] = cls
+        if cls.has_bias:
+            arguments["bias"] = False
         layer = build(
             **arguments,
-            bias=False,
             device=weight.device,
             dtype=weight.dtype,
             topology=topology,
@@ -301,7 +343,7 @@ class GeneratedLayer(nn.Module):
             schedule=schedule,
             memory_limit=memory_limit,
             seed=seed,
-            std=_deviation(weight) if std is None else std,
+            std=deviation(weight) if std is None else std,
         )
         layer.bias = bias
         return layer.train(dense.training)
@@ -314,20 +356,33 @@ class GeneratedLayer(nn.Module):
         """
         weight = nn.Parameter(self._generated())
         arguments = {name: getattr(self, name) for name in self.dense_arguments}
-        dense = self.dense_kind(**arguments, bias=self.bias is not None, device="meta", dtype=weight.dtype)
+        if self.has_bias:
+            arguments["bias"] = self.bias is not None
+        dense = self.dense_kind(**arguments, device="meta", dtype=weight.dtype)
         dense.register_parameter("weight", weight)
-        dense.register_parameter("bias", self.bias)
+        if self.has_bias:
+            dense.register_parameter("bias", self.bias)
         return dense.train(self.training)
 
     def extra_repr(self) -> str:
         """Return what stands between the parentheses when the layer is printed."""
-        defaults = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "padding_mode": "zeros"}
+        defaults = {
+            "stride": 1,
+            "padding": 0,
+            "output_padding": 0,
+            "dilation": 1,
+            "groups": 1,
+            "padding_mode": "zeros",
+            "padding_idx": None,
+        }
         shown = [
             f"{name}={value!r}"
             for name in self.dense_arguments
             if not _is(value := getattr(self, name), defaults.get(name))
         ]
-        shown += [f"bias={self.bias is not None}", f"topology={self.topology}"]
+        if self.has_bias:
+            shown.append(f"bias={self.bias is not None}")
+        shown += [f"topology={self.topology}"]
         shown += [f"parameters={self.generator.parameters:,}", f"ratio={self.generator.ratio:,.0f}"]
         if self.engine is not None:
             shown.append(f"engine={self.engine!r}")
@@ -335,7 +390,7 @@ class GeneratedLayer(nn.Module):
             shown.append(f"differentiation={self.differentiation!r}")
         if self.schedule != "auto":
             shown.append(f"schedule={self.schedule!r}")
-        if self.memory_limit is not None:
+        if self.memory_limit is not None and self.memory_limit < UNLIMITED:
             shown.append(f"memory_limit={self.memory_limit:,}")
         if self.frozen_weight is not None:
             shown.append("frozen")
@@ -357,7 +412,7 @@ def parameters_of(dense: nn.Module) -> tuple[Tensor, nn.Parameter | None]:
     return weight, bias
 
 
-def _deviation(weight: Tensor) -> float:
+def deviation(weight: Tensor) -> float:
     """Return the standard deviation over all elements."""
     if weight.is_meta:
         raise ValueError("the weight is on the device 'meta' and has no values; load it first, or give std")

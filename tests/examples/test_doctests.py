@@ -8,7 +8,7 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("module", ["data", "networks", "planning", "report"])
+@pytest.mark.parametrize("module", ["data", "networks", "planning", "report", "sentence_contenders", "sentences"])
 def test_docstrings_show_what_happens(module):
     failed, attempted = doctest.testmod(importlib.import_module(module))
     assert failed == 0

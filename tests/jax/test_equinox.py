@@ -35,6 +35,16 @@ LAYERS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
         (2, 6, 6),
     ),
     "Conv3d": ("Conv3d", {"in_channels": 2, "out_channels": 4, "kernel_size": (1, 3, 3), "padding": 1}, (2, 3, 6, 6)),
+    "ConvTranspose1d, groups": (
+        "ConvTranspose1d",
+        {"in_channels": 4, "out_channels": 6, "kernel_size": 3, "groups": 2, "stride": 2, "output_padding": 1},
+        (4, 9),
+    ),
+    "ConvTranspose2d": (
+        "ConvTranspose2d",
+        {"in_channels": 3, "out_channels": 4, "kernel_size": (2, 3), "stride": 2, "padding": "SAME", "use_bias": False},
+        (3, 4, 5),
+    ),
 }
 
 
@@ -64,7 +74,7 @@ def test_outputs_and_gradients_are_the_dense_layers(case, way, refused, assert_a
         assert getattr(layer, name) == getattr(dense, name)
 
 
-@pytest.mark.parametrize("kind", ["Linear", "Conv1d", "Conv2d", "Conv3d"])
+@pytest.mark.parametrize("kind", ["Linear", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "MultiheadAttention"])
 def test_signatures_begin_as_equinoxs_do(kind):
     own = inspect.signature(getattr(generated, kind)).parameters
     dense = inspect.signature(getattr(eqx.nn, kind)).parameters

@@ -36,6 +36,16 @@ LAYERS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
         },
         (2, 9, 9, 4),
     ),
+    "ConvTranspose": (
+        "ConvTranspose",
+        {"in_features": 3, "out_features": 4, "kernel_size": (2, 3), "strides": (2, 2), **BIAS},
+        (2, 4, 5, 3),
+    ),
+    "ConvTranspose, transposed kernel": (
+        "ConvTranspose",
+        {"in_features": 3, "out_features": 4, "kernel_size": [3], "transpose_kernel": True},
+        (2, 5, 3),
+    ),
     "Conv, circular and masked": (
         "Conv",
         {
@@ -62,7 +72,8 @@ def squares(layer: nnx.Module, x: jax.Array) -> tuple[jax.Array, tuple[nnx.State
 def test_outputs_and_gradients_are_the_dense_layers(case, way, refused, assert_agree):
     kind, arguments, shape = case
     options = {**arguments, "param_dtype": jnp.float64}
-    if reason := refused(kind, 2 if "mask" in arguments else arguments.get("feature_group_count", 1), way):
+    has_rows = "mask" not in arguments and kind != "ConvTranspose"
+    if reason := refused(kind, arguments.get("feature_group_count", 1) if has_rows else 2, way):
         with pytest.raises(ValueError, match=reason):
             getattr(generated, kind)(**options, rngs=nnx.Rngs(0), **way)
         return
@@ -81,7 +92,7 @@ def test_outputs_and_gradients_are_the_dense_layers(case, way, refused, assert_a
     assert_agree(nnx.jit(lambda layer, x: layer.to_dense()(x))(layer, x), nnx.jit(lambda layer, x: layer(x))(dense, x))
 
 
-@pytest.mark.parametrize("kind", ["Linear", "Conv"])
+@pytest.mark.parametrize("kind", ["Linear", "Conv", "ConvTranspose"])
 def test_signatures_are_nnxs_without_what_is_meant_for_a_stored_kernel(kind):
     own = dict(inspect.signature(getattr(generated, kind).__init__).parameters)
     dense = dict(inspect.signature(getattr(nnx, kind).__init__).parameters)
@@ -89,7 +100,7 @@ def test_signatures_are_nnxs_without_what_is_meant_for_a_stored_kernel(kind):
     assert set(own) - set(dense) == {"topology", "differentiation", "engine", "std", "schedule", "memory_limit"}
     for name in set(own) & set(dense) - {"bias_init"}:
         assert (own[name].kind, own[name].default) == (dense[name].kind, dense[name].default)
-    layer = getattr(generated, kind)(4, 6, *([3] if kind == "Conv" else []), rngs=nnx.Rngs(0))
+    layer = getattr(generated, kind)(4, 6, *([3] if kind != "Linear" else []), rngs=nnx.Rngs(0))
     assert not layer.bias[...].any()  # as bias_init, zeros, has it
 
 

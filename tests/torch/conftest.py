@@ -39,6 +39,36 @@ LAYERS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     ),
     "Conv2d, pointwise": ("Conv2d", {"in_channels": 8, "out_channels": 16, "kernel_size": 1}, (1, 8, 3, 3)),
     "Conv3d": ("Conv3d", {"in_channels": 2, "out_channels": 4, "kernel_size": (1, 3, 3)}, (1, 2, 3, 6, 6)),
+    "ConvTranspose1d, dilated": (
+        "ConvTranspose1d",
+        {"in_channels": 4, "out_channels": 6, "kernel_size": 3, "dilation": 2, "bias": False},
+        (2, 4, 9),
+    ),
+    "ConvTranspose2d, groups and output padding": (
+        "ConvTranspose2d",
+        {
+            "in_channels": 4,
+            "out_channels": 6,
+            "kernel_size": (3, 4),
+            "stride": (2, 3),
+            "padding": 1,
+            "output_padding": (1, 2),
+            "groups": 2,
+        },
+        (2, 4, 4, 3),
+    ),
+    "ConvTranspose3d": (
+        "ConvTranspose3d",
+        {"in_channels": 2, "out_channels": 4, "kernel_size": (1, 3, 2), "stride": 2},
+        (2, 2, 3, 3),
+    ),
+    "BatchedLinear": ("BatchedLinear", {"count": 3, "in_features": 10, "out_features": 7}, (3, 2, 5, 10)),
+    "Embedding": ("Embedding", {"num_embeddings": 23, "embedding_dim": 10}, (2, 5)),
+    "Embedding, padding": (
+        "Embedding",
+        {"num_embeddings": 30, "embedding_dim": 7, "padding_idx": -30, "schedule": "gather"},
+        (40,),
+    ),
 }
 
 
@@ -61,13 +91,19 @@ def built(request: pytest.FixtureRequest) -> tuple[adntn_torch.GeneratedLayer, t
     """A generated layer in float64, torch's own with the generated weight and the bias copied in, and an input."""
     kind, arguments, shape = request.param
     layer = getattr(adntn_torch, kind)(**arguments, dtype=torch.float64, seed=0)
-    dense = getattr(torch.nn, kind)(**arguments, dtype=torch.float64)
+    of_torch = {name: value for name, value in arguments.items() if name != "schedule"}
+    dense = layer.dense_kind(**of_torch, dtype=torch.float64)
     cores = {name: core.detach().numpy() for name, core in layer.cores.items()}
     with torch.no_grad():
         dense.weight.copy_(torch.from_numpy(layer.generator.weight(cores)))
+        if getattr(dense, "padding_idx", None) is not None:
+            dense.weight[dense.padding_idx] = 0
         if layer.bias is not None:
             dense.bias.copy_(layer.bias)
-    return layer, dense, torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    if kind == "Embedding":
+        return layer, dense, torch.randint(layer.num_embeddings, shape, generator=generator)
+    return layer, dense, torch.randn(shape, dtype=torch.float64, generator=generator)
 
 
 @pytest.fixture

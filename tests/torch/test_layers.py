@@ -12,7 +12,11 @@ from torch import nn
 import adntn
 import adntn_torch
 
-KINDS = ["Linear", "Conv1d", "Conv2d", "Conv3d"]
+KINDS = [
+    "Linear",
+    *(f"{kind}{axes}d" for kind in ("Conv", "ConvTranspose") for axes in (1, 2, 3)),
+    "MultiheadAttention",
+]
 
 
 def test_outputs_and_bias_gradients_are_those_of_the_dense_layer(built):
@@ -21,7 +25,7 @@ def test_outputs_and_bias_gradients_are_those_of_the_dense_layer(built):
     torch.testing.assert_close(own, reference, rtol=1e-12, atol=1e-12)
     own.square().sum().backward()
     reference.square().sum().backward()
-    if dense.bias is not None:
+    if layer.bias is not None:
         torch.testing.assert_close(layer.bias.grad, dense.bias.grad)
 
 

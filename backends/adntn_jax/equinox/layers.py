@@ -86,7 +86,7 @@ class GeneratedLayer(eqx.Module):
         self.scheduling = scheduling(self.generator, schedule, memory_limit, differentiation, engine, streams=streams)
         start = 1.0 / math.sqrt(3 * self.generator.fan_in) if std is None else std
         self.cores = drawn_cores(self.generator, jax.random.split(key)[0], number, start)
-        self.bias = None if dense.bias is None else _dense_bias(build, self._arguments(), number, key)
+        self.bias = None if getattr(dense, "bias", None) is None else _dense_bias(build, self._arguments(), number, key)
 
     @property
     def weight(self) -> jax.Array:

@@ -78,8 +78,7 @@ class GeneratedLayer(nnx.Module):
             setattr(self, name, value)
         self.dense_arguments = tuple(arguments)
         dense: Any = nnx.eval_shape(lambda: self._built(nnx.initializers.zeros, nnx.initializers.zeros))
-        *rest, inputs, outputs = dense.kernel.shape
-        self.topology, self.generator = topology, generator_of(topology, (outputs, inputs, *rest))
+        self.topology, self.generator = topology, generator_of(topology, self._weight_shape(dense))
         self.differentiation, self.engine = path_of(differentiation, engine), engine
         self.scheduling = scheduling(
             self.generator,
@@ -94,8 +93,13 @@ class GeneratedLayer(nnx.Module):
         drawn = drawn_cores(self.generator, rngs.params(), number, start)
         self.cores = nnx.Dict({name: nnx.Param(core) for name, core in drawn.items()})
         self.bias: Any = nnx.data(None)
-        if dense.bias is not None:
+        if getattr(dense, "bias", None) is not None:
             self.bias = nnx.Param(bias_init(rngs.params(), dense.bias.shape, number), **bias_metadata)
+
+    def _weight_shape(self, dense: Any) -> tuple[int, ...]:
+        """Return the shape of the weight, given the dense layer without data."""
+        *rest, inputs, outputs = dense.kernel.shape
+        return outputs, inputs, *rest
 
     @property
     def kernel(self) -> jax.Array:
@@ -111,13 +115,12 @@ class GeneratedLayer(nnx.Module):
         output: jax.Array
         choice = self.scheduling.taken(math.prod(inputs.shape[:-1]), self.cores[SCALE][...].dtype.name)
         if choice is None or choice.taken.schedule == "materialise":
-            output = self.to_dense()(inputs, out_sharding=out_sharding)
-            return output
+            return self._output(self.to_dense(), inputs, out_sharding)
         tiled = tiling(self.generator.network, self.generator.paths, choice.taken.plan)
         if choice.taken.schedule == "recompute" or out_sharding is not None:
 
             def whole(cores: dict[str, jax.Array], inputs: jax.Array) -> Any:
-                return self._dense(_kernel(tiles.weight(tiled, cores)))(inputs, out_sharding=out_sharding)
+                return self._output(self._dense(_kernel(tiles.weight(tiled, cores))), inputs, out_sharding)
 
             return made_again(whole, self._arrays, inputs)
         if choice.taken.schedule == "contract":
@@ -136,6 +139,10 @@ class GeneratedLayer(nnx.Module):
         bias = self.bias[...]
         _, _, promoted = self.promote_dtype((inputs, bias, bias), dtype=self.dtype)  # the kernel has the bias's type
         output += promoted
+        return output
+
+    def _output(self, dense: Any, inputs: jax.Array, out_sharding: Any) -> jax.Array:
+        output: jax.Array = dense(inputs, out_sharding=out_sharding)
         return output
 
     def choice(self, rows: int, training: bool = True) -> Choice:
