@@ -51,8 +51,8 @@ __all__ = [
     "fit",
     "fused_linear",
     "generated_layers",
-    "load_compressed",
     "load_adapter",
+    "load_compressed",
     "save_adapter",
     "save_compressed",
 ]
