@@ -20,8 +20,9 @@ from safetensors.numpy import load_file, save_file
 
 import adntn
 from adntn.cli import main
-from adntn.commands.rules import TOPOLOGIES, rule
+from adntn.commands.rules import rule
 from adntn.files import Weight, write
+from adntn.topologies import BY_NAME
 
 SHAPES = {"body.0.weight": (32, 24), "body.0.bias": (32,), "body.1.weight": (16, 8, 3, 3), "head.weight": (10, 32)}
 
@@ -69,7 +70,7 @@ def test_rules_choose_weights_and_all_else_is_copied(rules: list[str], names: se
 def test_options_are_those_of_the_topologies() -> None:
     made = rule("a=MERA,bond=(3,2),border=periodic,leg=1,activation=[silu],layout='interleaved'").options
     assert made == adntn.MERA.options(bond=(3, 2), border="periodic", leg=1, activation=("silu",), layout="interleaved")
-    assert set(TOPOLOGIES) == {"TTN", "AugmentedTTN", "MERA", "Brickwall", "TensorTrain", "LowRank", "Tucker"}
+    assert set(BY_NAME) == {"TTN", "AugmentedTTN", "MERA", "Brickwall", "TensorTrain", "LowRank", "Tucker"}
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch", "jax"])

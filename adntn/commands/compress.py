@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from adntn.arrays import Array
 from adntn.backends import usable_backend
 from adntn.commands.output import add_files, check_files, console, shown_progress, subcommand
-from adntn.commands.rules import TOPOLOGIES, Rule, chosen, rule
+from adntn.commands.rules import Rule, chosen, rule
 from adntn.files import Contents, Weight, opened, write
 from adntn.files.file import in_library, on_host, prefix_of
 from adntn.fit import Fit, fit
 from adntn.generator import Generator
-from adntn.topologies import Options
+from adntn.topologies import BY_NAME, Options
 
 SUMMARY = "fit generators to weights of a safetensors file, and write their cores in place of the weights"
 EXAMPLES = """examples:
@@ -63,7 +63,7 @@ def add(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         required=True,
         dest="rules",
         metavar="PATTERN=TOPOLOGY,...",
-        help=f"which weights, and how: a topology of {', '.join(TOPOLOGIES)} and its options, or PATTERN=dense; again"
+        help=f"which weights, and how: a topology of {', '.join(BY_NAME)} and its options, or PATTERN=dense; again"
         " for further ones",
     )
     parser.add_argument("--iterations", type=int, default=200, help="of L-BFGS at most, for each (default: 200)")

@@ -13,6 +13,7 @@ from adntn.backends import usable_backend
 from adntn.commands.output import add_files, check_files, console, shown_progress, subcommand
 from adntn.files import Contents, opened, write
 from adntn.files.file import in_library, on_host
+from adntn.network import SCALE
 
 SUMMARY = "generate the weights of a compressed file, and write a plain file of safetensors"
 EXAMPLES = """examples:
@@ -61,7 +62,7 @@ def _check_room(contents: Contents, output: Path) -> None:
     """Raise an OSError if the disk has no room: a file of kilobytes may well stand for more than there is."""
     wanted = 0
     for weight in contents.weights.values():
-        itemsize = ITEMSIZES[contents.tensors[weight.prefix + "scale"].dtype]
+        itemsize = ITEMSIZES[contents.tensors[weight.prefix + SCALE].dtype]
         wanted += math.prod(weight.generator.shape) * itemsize
     if wanted > (free := shutil.disk_usage(output.parent).free):
         raise OSError(f"the generated weights have {wanted:,} bytes, but the disk has room for {free:,}")
@@ -70,7 +71,7 @@ def _check_room(contents: Contents, output: Path) -> None:
 def _weight(contents: Contents, name: str, arguments: argparse.Namespace) -> Array:
     library = usable_backend(arguments.backend)
     generator, cores = contents.weights[name].generator, contents.cores(name)
-    with library.precision(cores["scale"].dtype.name):
+    with library.precision(cores[SCALE].dtype.name):
         device = None if arguments.device is None else library.placed_on(arguments.device)
         placed = {core: in_library(array, library.name, device) for core, array in cores.items()}
         return on_host(generator.weight(placed))

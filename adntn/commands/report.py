@@ -10,6 +10,7 @@ from typing import Any
 from adntn.arrays import ITEMSIZES
 from adntn.commands.output import console, shown_progress, subcommand
 from adntn.files import Contents, opened
+from adntn.network import SCALE
 
 SUMMARY = "say what the generated weights of a file are: shape, parameters, ratio, bytes, rank, schedule"
 EXAMPLES = """examples:
@@ -68,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _row(contents: Contents, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     weight = contents.weights[name]
-    generator, dtype = weight.generator, contents.tensors[weight.prefix + "scale"].dtype
+    generator, dtype = weight.generator, contents.tensors[weight.prefix + SCALE].dtype
     has_schedule = len(generator.shape) == 2 and generator.network.batch is None
     rows = arguments.rows if has_schedule else None
     about = generator.report(ITEMSIZES[dtype], rows=rows, backend=arguments.backend)

@@ -9,19 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from adntn import topologies
 from adntn.arrays import DTYPES
 from adntn.files.contents import Kind
-from adntn.topologies import Options, Topology
+from adntn.files.file import WEIGHT
+from adntn.topologies import BY_NAME, Options
 
-#: The topologies by name; `Custom` is left out: its blocks do not fit on a line.
-TOPOLOGIES: dict[str, Topology[...]] = {
-    name: one for name, one in vars(topologies).items() if isinstance(one, Topology) and one is not topologies.Custom
-}
 #: Instead of a topology: what matches stays dense.
 DENSE = "dense"
-#: What the names of weights may end with and rules need not say.
-WEIGHT = ".weight"
 
 
 @dataclass(frozen=True)
@@ -51,9 +45,9 @@ def rule(text: str) -> Rule:
     """
     pattern, separator, made = text.partition("=")
     name, _, options = made.partition(",")
-    if not separator or not pattern or (name not in TOPOLOGIES and made != DENSE):
+    if not separator or not pattern or (name not in BY_NAME and made != DENSE):
         raise argparse.ArgumentTypeError(
-            f"wants PATTERN=TOPOLOGY,option=value,... or PATTERN={DENSE}, with a topology of {', '.join(TOPOLOGIES)};"
+            f"wants PATTERN=TOPOLOGY,option=value,... or PATTERN={DENSE}, with a topology of {', '.join(BY_NAME)};"
             f" got {text!r}"
         )
     if made == DENSE:
@@ -62,7 +56,7 @@ def rule(text: str) -> Rule:
         call = ast.parse(f"options({options})", mode="eval").body
         if not isinstance(call, ast.Call) or call.args or any(one.arg is None for one in call.keywords):
             raise ValueError("every option is name=value")
-        return Rule(pattern, TOPOLOGIES[name].options(**{str(one.arg): _value(one.value) for one in call.keywords}))
+        return Rule(pattern, BY_NAME[name].options(**{str(one.arg): _value(one.value) for one in call.keywords}))
     except (SyntaxError, TypeError, ValueError) as error:
         raise argparse.ArgumentTypeError(f"{text!r}: {getattr(error, 'msg', error)}") from None
 
@@ -96,7 +90,7 @@ def _chosen(tensors: Mapping[str, Kind], rules: Sequence[Rule]) -> Iterator[tupl
 
 
 def _names(name: str) -> tuple[str, ...]:
-    return name, name.removesuffix(WEIGHT)
+    return name, name.removesuffix(f".{WEIGHT}")  # which rules need not say
 
 
 def _value(node: ast.expr) -> object:

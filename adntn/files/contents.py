@@ -27,7 +27,7 @@ import numpy as np
 from adntn.arrays import DTYPES, Array
 from adntn.atomic import whole_file
 from adntn.files.spelling import generator_from, spelled
-from adntn.files.values import FormatError, Json, fields, integer, items, named, shown, text, texts
+from adntn.files.values import FormatError, Json, fields, integer, items, named, parsed, shown, text, texts
 from adntn.generator import Generator
 
 #: The version of files that are written here, and the latest that can be read.
@@ -235,7 +235,7 @@ def _checked(file: Any, plain: bool) -> Contents:
         if plain:
             return Contents({}, tensors, {}, {}, metadata, file)
         raise FormatError("it holds no generated weights, only plain tensors")
-    header = _parsed(metadata.pop(KEY))
+    header = _header_in(metadata.pop(KEY))
     tensors |= {name: _as_complex(name, tensors) for name in texts(header.get("complex128", []), "complex128")}
     generators = [
         generator_from(spelling, f"network {number}")
@@ -253,15 +253,8 @@ def _checked(file: Any, plain: bool) -> Contents:
     return Contents(weights, tensors, same, named(header.get("notes", {}), "notes"), metadata, file)
 
 
-def _parsed(written: str) -> dict[str, Json]:
-    try:
-        header = named(json.loads(written), "the header")
-    except RecursionError:
-        raise FormatError("its header is nested too deep") from None
-    except FormatError:
-        raise
-    except ValueError as error:
-        raise FormatError(f"its header is no JSON: {error}") from None
+def _header_in(written: str) -> dict[str, Json]:
+    header = named(parsed(written.encode("utf-8"), "its header"), "the header")
     version = integer(header.get("version"), "the version")
     if version > VERSION:
         raise FormatError(f"it has the version {version}; this adntn reads versions up to {VERSION}: update it")

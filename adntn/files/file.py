@@ -12,8 +12,8 @@ from adntn.arrays import Array, as_dtype, detached, dtype_name, place
 from adntn.files.contents import Weight, opened, write
 from adntn.generator import Generator
 
-#: What a generated weight and its cores end with in the names of frameworks.
-WEIGHT, CORES = ".weight", ".cores."
+#: What a generated layer's weight and cores are called inside it, in all frameworks.
+WEIGHT, CORES = "weight", "cores."
 
 
 def save(path: str | os.PathLike[str], weights: Mapping[str, tuple[Generator, Mapping[str, Array]]]) -> None:
@@ -95,7 +95,7 @@ def prefix_of(weight: str) -> str:
     >>> prefix_of("encoder.0.weight"), prefix_of("first")
     ('encoder.0.cores.', 'first.cores.')
     """
-    return weight.removesuffix(WEIGHT) + CORES
+    return f"{weight.removesuffix(f'.{WEIGHT}')}.{CORES}"
 
 
 def on_host(array: Array) -> Array:

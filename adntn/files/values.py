@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +16,16 @@ SHOWN = 60
 
 class FormatError(ValueError):
     """A file is not what it should be: cut short, damaged, of an unknown version, or of something else."""
+
+
+def parsed(written: bytes, where: str) -> Json:
+    """Return what JSON in UTF-8 says."""
+    try:
+        return json.loads(written.decode("utf-8"))
+    except RecursionError:
+        raise FormatError(f"{where} is nested too deep") from None
+    except ValueError as error:
+        raise FormatError(f"{where} is no JSON: {error}") from None
 
 
 def fields(value: Json, where: str, required: Iterable[str], optional: Iterable[str] = ()) -> dict[str, Json]:

@@ -260,7 +260,7 @@ class _Tiled:
         return self._forecast("recompute", made.seconds + again, made.bytes)
 
     def stream(self) -> Forecast:
-        tiles = math.prod(stage.count for stage in self.nest.stages)
+        tiles = self._tiles
         seconds = self.generating + self.loop * self._product(tiles)
         if not self.task.training:
             return self._forecast("stream", seconds, self._work(None, beside=self._tile + self._share))
@@ -271,8 +271,13 @@ class _Tiled:
 
     def turning(self, order: Transposition) -> float:
         """Return the time to bring all tiles from one order into the other."""
-        tiles = math.prod(stage.count for stage in self.nest.stages)
-        return transposing_seconds(tiles * self._tile if order.copies else 0, self.machine, self.task.itemsize)
+        numbers = self._tiles * self._tile if order.copies else 0
+        return transposing_seconds(numbers, self.machine, self.task.itemsize)
+
+    @property
+    def _tiles(self) -> int:
+        """Number of tiles."""
+        return math.prod(stage.count for stage in self.nest.stages)
 
     @property
     def _tile(self) -> int:

@@ -10,7 +10,13 @@ from adntn.topologies.topology import Options, Topology, topology
 from adntn.topologies.tree import TTN
 from adntn.topologies.tucker import Tucker
 
+#: The topologies by name, for what is written as text; not `Custom`, whose blocks are no plain values.
+BY_NAME: dict[str, Topology[...]] = {
+    name: one for name, one in dict(globals()).items() if isinstance(one, Topology) and one is not Custom
+}
+
 __all__ = [
+    "BY_NAME",
     "MERA",
     "TTN",
     "AugmentedTTN",

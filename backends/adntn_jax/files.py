@@ -24,13 +24,11 @@ import jax.numpy as jnp
 
 from adntn.arrays import Array
 from adntn.files import Weight, opened, write
-from adntn.files.file import in_library, on_host
+from adntn.files.file import CORES, WEIGHT, in_library, on_host
 from adntn.generator import Generator
 
 Model = TypeVar("Model")
 
-#: What a generated layer's weight and cores are called inside it.
-WEIGHT, CORES = "weight", "cores."
 #: So many names stand in an error.
 NAMED = 5
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,23 @@ from adntn import Generator
 from adntn.gathering import gathered as looked_up
 from adntn.gathering import slabs_of
 from adntn.program.forecast import LARGEST
+from adntn_jax.engines import JAX
+
+#: How rows come to be: looked up one by one, or from the whole table.
+LookupName = Literal["gather", "materialise"]
+
+
+def gathers(schedule: LookupName, engine: str) -> bool:
+    """Return whether an embedding makes the rows of its tokens for themselves.
+
+    Raises:
+        ValueError: if there is no such schedule, or another engine than JAX is to make rows.
+    """
+    if schedule not in get_args(LookupName):
+        raise ValueError(f"schedule must be one of {', '.join(get_args(LookupName))}, got {schedule!r}")
+    if schedule == "gather" and engine != JAX:
+        raise ValueError(f'schedule must be "materialise" with the engine {engine!r}, got "gather"')
+    return schedule == "gather"
 
 
 def gathered(

@@ -12,9 +12,7 @@ from adntn.backends import Differentiation
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_torch.batched import BatchedLinear
 from adntn_torch.generated import GeneratedLayer, deviation
-from adntn_torch.layers import Linear
-
-Device = torch.device | str | int | None
+from adntn_torch.layers import Device, Linear
 
 
 class _Filled:

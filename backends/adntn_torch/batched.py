@@ -12,8 +12,7 @@ from adntn import Generator
 from adntn.backends import Differentiation
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_torch.generated import GeneratedLayer
-
-Device = torch.device | str | int | None
+from adntn_torch.layers import Device
 
 
 class DenseBatchedLinear(nn.Module):

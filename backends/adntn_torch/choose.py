@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -102,7 +102,7 @@ def chosen(model: nn.Module, rules: Mapping[str, TopologyOptions | None] | Rule)
         raise TypeError(f"rules must be a mapping from names to options, or a function, got {type(rules).__name__}")
     if not choices:
         layers = [name for name, module in modules.items() if type(module) in KINDS]
-        raise ValueError(f"the rules choose none of the {len(layers)} layers of this model: {_some(layers)}")
+        raise ValueError(f"the rules choose none of the {len(layers)} layers of this model: {some(layers)}")
     for choice in choices:
         _check(choice.name, choice.module, model, modules)
     return choices
@@ -151,13 +151,14 @@ def _check_matches(pattern: str, modules: Mapping[str, nn.Module]) -> None:
     if not matching:
         layers = [name for name, module in modules.items() if type(module) in KINDS]
         closest = difflib.get_close_matches(pattern, layers, n=3, cutoff=0.0)
-        raise ValueError(f"{pattern!r} matches no layer; the closest names are {_some(closest)}")
+        raise ValueError(f"{pattern!r} matches no layer; the closest names are {some(closest)}")
     if pattern not in modules and not any(_is_layer(modules[name]) for name in matching):
         kinds = sorted({type(modules[name]).__name__ for name in matching})
-        raise ValueError(f"{pattern!r} matches only {_some(kinds)}; compressed can be {KIND_NAMES}")
+        raise ValueError(f"{pattern!r} matches only {some(kinds)}; compressed can be {KIND_NAMES}")
 
 
-def _some(names: list[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """Return names as they stand in an error: the first few."""
     return ", ".join(map(repr, names[:5])) + (" ..." if len(names) > 5 else "") if names else "(there is none)"
 
 
@@ -214,7 +215,7 @@ def _would_be_lost(module: nn.Module, parameters: set[str], children: set[str]) 
             )
     extra = {*module._parameters, *module._buffers, *module._modules} - parameters - children
     if extra:
-        return f"it has parameters, buffers or modules of its own that would be lost: {_some(sorted(extra))}"
+        return f"it has parameters, buffers or modules of its own that would be lost: {some(sorted(extra))}"
     if "forward" in vars(module):
         return "its forward was replaced, which would be lost"
     weight = module._parameters.get("weight")
@@ -227,8 +228,8 @@ def _tied(name: str, module: nn.Module, model: nn.Module, modules: Mapping[str, 
     """Return where else the weight is, if the layer shares it."""
     twins = [other for other, candidate in modules.items() if candidate is module and other != name]
     if twins:
-        return f"the same module is also {_some(twins)}; replacing it here would untie them"
+        return f"the same module is also {some(twins)}; replacing it here would untie them"
     weights = {id(weight) for weight in weights_of(module)}
     everywhere = [(other, parameter) for other, parameter in model.named_parameters(remove_duplicate=False)]
     owners = [other for other, one in everywhere if id(one) in weights and other.rpartition(".")[0] != name]
-    return f"its weight is tied to {_some(owners)}; replacing it would untie them" if owners else None
+    return f"its weight is tied to {some(owners)}; replacing it would untie them" if owners else None

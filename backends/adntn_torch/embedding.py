@@ -14,15 +14,16 @@ from adntn import Generator
 from adntn.backends import Differentiation
 from adntn.gathering import gathered, gathered_vjp
 from adntn.machine import machine_of
+from adntn.network import SCALE
 from adntn.program.gather import is_worth_it
 from adntn.program.schedule import checked_schedule, rounded
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_torch.differentiate import first_derivatives, without_autocast
 from adntn_torch.gather_op import gather_rows, registered
 from adntn_torch.generated import GeneratedLayer
+from adntn_torch.layers import Device
 from adntn_torch.schedules import is_traced
 
-Device = torch.device | str | int | None
 #: How rows come to be: looked up one by one, or from the whole table.
 LookupName = Literal["auto", "gather", "materialise"]
 
@@ -104,7 +105,7 @@ class Embedding(GeneratedLayer):
         if torch.compiler.is_compiling():
             rows: Tensor = gather_rows(indices, list(cores.values()), self._key)
         else:
-            with without_autocast(cores["scale"]):
+            with without_autocast(cores[SCALE]):
                 rows = _looked_up(self.generator, self.differentiation, cores, indices)
         if self.padding_idx is None:
             return rows
@@ -112,7 +113,7 @@ class Embedding(GeneratedLayer):
 
     def _gathers(self, indices: Tensor) -> bool:
         """Return whether the rows of these tokens are made for themselves."""
-        schedule, scale = str(self.schedule), self.cores["scale"]
+        schedule, scale = str(self.schedule), self.cores[SCALE]
         if self.frozen_weight is not None or self.engine is not None or schedule == "materialise":
             return False
         # what is faster cannot be asked while torch compiles; what holds less is known

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from adntn.arrays import DTYPES
 from adntn.backends import Differentiation
 from adntn.files import Contents, FormatError, Weight, opened, write
-from adntn.files.file import in_library, on_host
+from adntn.files.file import CORES, WEIGHT, in_library, on_host
 from adntn.files.values import fields, named, shown
 from adntn.program.forecast import ScheduleName
 from adntn_torch.compress import compress, generated_layers
@@ -25,8 +25,6 @@ from adntn_torch.generated import GeneratedLayer
 
 Model = TypeVar("Model", bound=nn.Module)
 
-#: What a generated layer's weight and cores are called inside it.
-WEIGHT, CORES = "weight", "cores."
 #: Under this name stands in a file what only torch wants to know.
 NOTES = "torch"
 #: So many names stand in an error.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,7 +12,7 @@ from adntn.backends import Differentiation
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_jax.engines import JAX
 from adntn_jax.equinox.layers import GeneratedLayer
-from adntn_jax.gathering import gathered, wrapped
+from adntn_jax.gathering import LookupName, gathered, gathers, wrapped
 
 
 class Embedding(GeneratedLayer):
@@ -54,13 +54,9 @@ class Embedding(GeneratedLayer):
         differentiation: Differentiation | None = None,
         engine: str = JAX,
         std: float | None = None,
-        schedule: Literal["gather", "materialise"] = "gather",
+        schedule: LookupName = "gather",
     ) -> None:
-        if schedule not in {"gather", "materialise"}:
-            raise ValueError(f"schedule must be one of gather, materialise, got {schedule!r}")
-        if schedule == "gather" and engine != JAX:
-            raise ValueError(f'schedule must be "materialise" with the engine {engine!r}, got "gather"')
-        self.gathers = schedule == "gather"
+        self.gathers = gathers(schedule, engine)
         super().__init__(
             {"num_embeddings": num_embeddings, "embedding_size": embedding_size},
             dtype=dtype,

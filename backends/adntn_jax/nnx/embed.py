@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from adntn.backends import Differentiation
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_jax.differentiate import weight
 from adntn_jax.engines import JAX
-from adntn_jax.gathering import gathered, wrapped
+from adntn_jax.gathering import LookupName, gathered, gathers, wrapped
 from adntn_jax.nnx.layers import GeneratedLayer
 
 
@@ -56,13 +56,9 @@ class Embed(GeneratedLayer):
         differentiation: Differentiation | None = None,
         engine: str = JAX,
         std: float | None = None,
-        schedule: Literal["gather", "materialise"] = "gather",
+        schedule: LookupName = "gather",
     ) -> None:
-        if schedule not in {"gather", "materialise"}:
-            raise ValueError(f"schedule must be one of gather, materialise, got {schedule!r}")
-        if schedule == "gather" and engine != JAX:
-            raise ValueError(f'schedule must be "materialise" with the engine {engine!r}, got "gather"')
-        self.gathers = schedule == "gather"
+        self.gathers = gathers(schedule, engine)
         arguments = {
             "num_embeddings": num_embeddings,
             "features": features,

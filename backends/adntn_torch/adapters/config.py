@@ -19,22 +19,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import adntn
-from adntn import Activation, Generator, Options, Topology
+from adntn import Activation, Generator, Options
 from adntn.activations import ACTIVATIONS
 from adntn.files import FormatError
 from adntn.files.spelling import generator_from, spelled
 from adntn.files.values import Json, integer, named, shown, text
+from adntn.topologies import BY_NAME
 from adntn.topologies.layers import TopologyOptions
 from adntn_torch.adapters.delta import Delta, checked_dropout, checked_scaling
 
 PEFT_TYPE = "ADNTN"
+#: PEFT wraps a model twice, which shows in the names that it writes.
+PREFIX = "base_model.model."
 #: The version of folders that are written here, and the latest that can be read.
 VERSION = 1
-#: Constructors that are found by name.
-TOPOLOGIES: dict[str, Topology[Any]] = {
-    name: one for name, one in vars(adntn).items() if isinstance(one, Topology) and name != "Custom"
-}
 #: No option of a topology is larger: what says so is broken, and would take for ever to build.
 LARGEST_OPTION = 2**16
 LARGEST_DEPTH = 2**10
@@ -168,7 +166,7 @@ def described(topology: TopologyOptions, generator: Generator) -> dict[str, Json
     Raises:
         ValueError: if an activation is the user's own.
     """
-    if isinstance(topology, Options) and topology.topology.name in TOPOLOGIES:
+    if isinstance(topology, Options) and topology.topology.name in BY_NAME:
         return options_described(topology)
     return {"network": spelled(generator)}
 
@@ -179,8 +177,8 @@ def options_described(options: Options) -> dict[str, Json]:
     Raises:
         ValueError: if they are those of `adntn.Custom`, or an activation is the user's own.
     """
-    if options.topology.name not in TOPOLOGIES:
-        raise ValueError(f"topology must be one of {', '.join(TOPOLOGIES)}, got {options.topology.name}")
+    if options.topology.name not in BY_NAME:
+        raise ValueError(f"topology must be one of {', '.join(BY_NAME)}, got {options.topology.name}")
     return {"name": options.topology.name, **{name: _plain(value) for name, value in options.arguments}}
 
 
@@ -207,12 +205,12 @@ def topology_from(description: Json, where: str) -> TopologyOptions:
             raise FormatError(f"{where} must have no other key beside 'network'")
         return Spelled(generator_from(given["network"], where))
     name = text(given.pop("name", None), f"the name in {where}")
-    if name not in TOPOLOGIES:
-        raise FormatError(f"{where} must be one of {', '.join(TOPOLOGIES)}, got {shown(name)}")
+    if name not in BY_NAME:
+        raise FormatError(f"{where} must be one of {', '.join(BY_NAME)}, got {shown(name)}")
     _check_size(list(given.values()), where, LARGEST_OPTION)
     _check_size(given.get("depth"), where, LARGEST_DEPTH)
     try:
-        return TOPOLOGIES[name].options(**given)
+        return BY_NAME[name].options(**given)
     except TypeError as error:
         raise FormatError(f"{where}: {error}") from None
 

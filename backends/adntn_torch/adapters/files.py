@@ -24,20 +24,18 @@ from torch import Tensor, nn
 
 from adntn.atomic import whole_file
 from adntn.files import FormatError
-from adntn.files.values import Json, named, shown
+from adntn.files.values import Json, named, parsed, shown
 from adntn.program.forecast import ScheduleName
 from adntn.topologies.layers import generator_of
 from adntn_torch.adapters.adapt import Adaptation, attach_all, check_name, delta_shape, make_delta
 from adntn_torch.adapters.adapted import DELTAS, adapted_layers, outer_modules
-from adntn_torch.adapters.config import PEFT_TYPE, Part, Stored, check_version, config_of, settings_in
+from adntn_torch.adapters.config import PEFT_TYPE, PREFIX, Part, Stored, check_version, config_of, settings_in
 from adntn_torch.adapters.delta import Delta
 from adntn_torch.adapters.lora import layer_name, lora_deltas
 from adntn_torch.adapters.targets import check_adaptable, closest, meant
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-#: PEFT wraps a model twice, which shows in the names that it writes.
-PREFIX = "base_model.model."
 #: A config is read as a whole; no true one is larger.
 LARGEST_CONFIG = 2**24
 FLOATING = ("F64", "F32", "F16", "BF16")
@@ -146,14 +144,7 @@ def _config(path: Path) -> dict[str, Json]:
         raise FileNotFoundError(f"{os.fspath(path.parent)!r} is no folder of an adapter: it lacks {path.name}")
     if path.stat().st_size > LARGEST_CONFIG:
         raise FormatError(f"{path.name} is larger than {LARGEST_CONFIG:,} bytes")
-    try:
-        return named(json.loads(path.read_text(encoding="utf-8")), path.name)
-    except RecursionError:
-        raise FormatError(f"{path.name} is nested too deep") from None
-    except FormatError:
-        raise
-    except ValueError as error:
-        raise FormatError(f"{path.name} is no JSON: {error}") from None
+    return named(parsed(path.read_bytes(), path.name), path.name)
 
 
 @contextmanager

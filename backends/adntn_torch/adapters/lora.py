@@ -15,7 +15,7 @@ import adntn
 from adntn.files import FormatError
 from adntn.files.values import Json, shown
 from adntn.network import SCALE
-from adntn_torch.adapters.config import Part, Settings, Stored, pattern_in
+from adntn_torch.adapters.config import PREFIX, Part, Settings, Stored, pattern_in
 from adntn_torch.adapters.delta import checked_dropout, checked_scaling
 
 #: What stands for A and B at the end of PEFT's names.
@@ -96,7 +96,7 @@ def layer_name(stored: str) -> str:
     >>> layer_name("base_model.model.encoder.attention.base_layer.out_proj")
     'encoder.attention.out_proj'
     """
-    return stored.removeprefix("base_model.model.").replace(".base_layer.", ".")
+    return stored.removeprefix(PREFIX).replace(".base_layer.", ".")
 
 
 def _of(config: Mapping[str, Json], pattern: str, layer: str, usual: Json) -> Any:

@@ -16,7 +16,7 @@ from adntn import Options
 from adntn.arrays import dtype_name
 from adntn.topologies.layers import TopologyOptions
 from adntn_torch.adapters.adapted import is_transposed, kind_of, outer_modules, weight_name
-from adntn_torch.choose import Rule
+from adntn_torch.choose import Rule, some
 from adntn_torch.generated import GeneratedLayer
 
 #: Ends of names, a regular expression or "all-linear", as PEFT's `target_modules`; or rules as for `compress`.
@@ -82,7 +82,7 @@ def targeted(model: nn.Module, targets: Targets, topology: TopologyOptions) -> l
     else:
         raise TypeError(f"targets must be names, a regular expression, rules or a function, got {targets!r}")
     if not found:
-        raise ValueError(f"targets choose none of the layers of this model: {_some(_layers(modules))}")
+        raise ValueError(f"targets choose none of the layers of this model: {some(_layers(modules))}")
     check_adaptable(model, {target.name: target.module for target in found})
     return found
 
@@ -143,7 +143,7 @@ def is_layer(module: nn.Module) -> bool:
 
 def closest(name: str, names: Sequence[str]) -> str:
     """Return the names that are most like one that is not there, to be shown in an error."""
-    return _some(difflib.get_close_matches(name, names, n=3, cutoff=0.0))
+    return some(difflib.get_close_matches(name, names, n=3, cutoff=0.0))
 
 
 def _inner(model: nn.Module) -> dict[str, nn.Module]:
@@ -207,7 +207,7 @@ def _check_matches(
         raise ValueError(f"target {pattern!r} matches no layer; the closest names are {closest(pattern, layers)}")
     if pattern not in modules and not any(is_layer(modules[name]) for name in matching):
         kinds = sorted({type(modules[name]).__name__ for name in matching})
-        raise ValueError(f"target {pattern!r} matches only {_some(kinds)}; adapted can be {ADAPTABLE_NAMES}")
+        raise ValueError(f"target {pattern!r} matches only {some(kinds)}; adapted can be {ADAPTABLE_NAMES}")
 
 
 def _problem(module: nn.Module) -> str | None:
@@ -247,8 +247,4 @@ def _shared(name: str, module: nn.Module, owners: Mapping[int, Sequence[str]]) -
     """Return where else the weight is."""
     weight = weight_name(kind_of(module))
     others = [one for one in owners[id(module._parameters[weight])] if one != f"{name}.{weight}"]
-    return f"its weight is shared with {_some(others)}, which would go without the delta" if others else None
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:5])) + (" ..." if len(names) > 5 else "") if names else "(there is none)"
+    return f"its weight is shared with {some(others)}, which would go without the delta" if others else None
