@@ -95,6 +95,7 @@ def test_equinox_attention_is_that_of_the_dense_layer(assert_agree: Any) -> None
     attention = adntn_jax.equinox.MultiheadAttention(4, 16, **options, key=KEY, topology=TTN)
     dense = eqx.filter_jit(lambda attention: attention.to_dense())(attention)
     assert type(dense) is eqx.nn.MultiheadAttention
+    assert [dense.use_query_bias, dense.use_key_bias, dense.use_output_bias] == [True, False, True]
     query, key, value = (jax.random.normal(KEY, shape) for shape in ((5, 16), (7, 6), (7, 10)))
     mask = jnp.tril(jnp.ones((5, 7), bool))
     run = eqx.filter_jit(lambda attention: attention(query, key, value, mask))

@@ -82,13 +82,11 @@ class MultiheadAttention(eqx.nn.MultiheadAttention):
     def to_dense(self) -> eqx.nn.MultiheadAttention:
         """Return Equinox's attention with these weights and biases."""
         arguments = {
-            name: getattr(self, name)
-            for name in ("num_heads", "query_size", "key_size", "value_size", "output_size", "qk_size", "vo_size")
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(eqx.nn.MultiheadAttention)
+            if field.name.endswith(("_size", "_bias")) or field.name == "num_heads"
         }
-        biases = {name: getattr(self, name) for name in vars(type(self)).get("__annotations__", {})}
-        dense = eqx.filter_eval_shape(
-            lambda key: eqx.nn.MultiheadAttention(**arguments, **biases, key=key), jax.random.key(0)
-        )
+        dense = eqx.filter_eval_shape(lambda key: eqx.nn.MultiheadAttention(**arguments, key=key), jax.random.key(0))
         projections: tuple[Any, ...] = (self.query_proj, self.key_proj, self.value_proj, self.output_proj)
 
         def where(attention: eqx.nn.MultiheadAttention) -> tuple[Any, ...]:
