@@ -54,6 +54,8 @@ class GeneratedLayer(nn.Module):
     dense_arguments: ClassVar[tuple[str, ...]]
     #: Whether the dense layer may have a bias.
     has_bias: ClassVar[bool] = True
+    #: What the layer is called in an error where it does not stream.
+    not_streamed: ClassVar[str] = "a convolution with groups"
 
     cores: nn.ParameterDict
     bias: nn.Parameter | None
@@ -220,10 +222,7 @@ class GeneratedLayer(nn.Module):
 
     def _check_schedule(self) -> None:
         if self.schedule == "stream" and not self.streams:
-            raise ValueError(
-                'schedule must not be "stream" for a convolution with groups, or a transposed one;'
-                ' "recompute" is the next best'
-            )
+            raise ValueError(f'schedule must not be "stream" for {self.not_streamed}; "recompute" is the next best')
         if self.schedule == "contract":
             check_contracts(self.generator.network)
         own = "differentiation" if self.engine is None else "engine"

@@ -31,6 +31,7 @@ class _TransposedConvolution(GeneratedLayer):
         "dilation",
         "padding_mode",
     )
+    not_streamed = "a transposed convolution"
     convolve: ClassVar[Callable[..., Tensor]]
 
     in_channels: int

@@ -92,7 +92,9 @@ def test_complex_gradients_follow_torchs_convention(options: Any, dtype: torch.d
 def test_layers_of_every_kind_take_an_engine(built: Any, engine: str) -> None:
     layer, dense, x = built
     arguments = {name: getattr(layer, name) for name in layer.dense_arguments}
-    engined = type(layer)(**arguments, bias=layer.bias is not None, dtype=torch.float64, engine=engine)
+    if layer.has_bias:
+        arguments["bias"] = layer.bias is not None
+    engined = type(layer)(**arguments, dtype=torch.float64, engine=engine)
     engined.load_state_dict(layer.state_dict())
     assert_near(engined(x), dense(x))
     assert f"engine='{engine}'" in repr(engined)
