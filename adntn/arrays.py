@@ -10,9 +10,8 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import autoray
@@ -42,7 +41,7 @@ class Namespace:
 
     Of the last ones, `fuse` makes one kernel of a function of arrays, number by number; `baddbmm` adds products of
     stacked matrices to an array; they are None where the library has no such function. The functions after these are
-    for libraries whose arrays can be written; `subtract_product` is a - b * c, written into `out`.
+    for libraries whose arrays can be written; `tanh_adjoint` is x_bar conj(1 - y * y), written into `out`.
     """
 
     backend: str
@@ -66,7 +65,7 @@ class Namespace:
     baddbmm: Callable[..., Array] | None = None
     multiply: Callable[..., Array] = _no_function
     broadcast_to: Callable[..., Array] = _no_function
-    subtract_product: Callable[..., Array] = _no_function
+    tanh_adjoint: Callable[..., Array] = _no_function
 
 
 def _unchanged(array: Array) -> Array:
@@ -90,22 +89,28 @@ def _first_of(backend: str, *names: str) -> Callable[..., Array]:
     raise ImportError(f"the array library {backend!r} has none of the functions {', '.join(names)}")
 
 
-def _writing(backend: str) -> dict[str, Any]:
+def _writing(backend: str, conj: Callable[..., Array]) -> dict[str, Any]:
     """Return the functions that a library is asked for only if its arrays can be written."""
     return {
         "baddbmm": _if_there(backend, "baddbmm"),
-        "subtract_product": _subtracting_product(backend),
+        "tanh_adjoint": _tanh_adjoint(backend, conj),
         "multiply": _first_of(backend, "multiply"),
         "broadcast_to": _first_of(backend, "broadcast_to"),
     }
 
 
-def _subtracting_product(backend: str) -> Callable[..., Array]:
-    addcmul = _if_there(backend, "addcmul")
-    if addcmul is not None:
-        return partial(addcmul, value=-1)
+def _tanh_adjoint(backend: str, conj: Callable[..., Array]) -> Callable[..., Array]:
+    """Return the adjoint of tanh, of its own adjoint and its result: in one pass over memory where torch has it."""
+    with suppress(ImportError, AttributeError):
+        own = autoray.get_lib_fn(backend, "ops").aten.tanh_backward.grad_input
+        return lambda bar, y, out: own(bar, y, grad_input=out)
     multiply, subtract = _first_of(backend, "multiply"), _first_of(backend, "subtract")
-    return lambda first, second, third, out: subtract(first, multiply(second, third, out=out), out=out)
+
+    def tanh_adjoint(bar: Array, y: Array, out: Array) -> Array:
+        y = conj(y)
+        return subtract(bar, multiply(multiply(bar, y, out=out), y, out=out), out=out)
+
+    return tanh_adjoint
 
 
 def _if_there(backend: str, name: str) -> Callable[..., Array] | None:
@@ -147,6 +152,7 @@ def _bind(backend: str, is_complex: bool) -> Namespace:
     except ImportError:
         erf = _erf_through_numpy(backend)
     reshape = _first_of(backend, "reshape")
+    conj = _first_of(backend, "conj") if is_complex else _unchanged
     same_name = ("matmul", "zeros_like", "where", "exp", "expm1", "logaddexp", "tanh", "sin", "cos")
     return Namespace(
         backend=backend,
@@ -155,11 +161,11 @@ def _bind(backend: str, is_complex: bool) -> Namespace:
         permute=_first_of(backend, "permute_dims", "transpose"),
         concatenate=_positional_axis(_first_of(backend, "concat", "concatenate")),
         sum=_positional_axis(_first_of(backend, "sum")),
-        conj=_first_of(backend, "conj") if is_complex else _unchanged,
+        conj=conj,
         erf=erf,
         fuse=_if_there(backend, "fuse"),
         **{name: _first_of(backend, name) for name in same_name},
-        **(_writing(backend) if backend in IN_PLACE else {}),
+        **(_writing(backend, conj) if backend in IN_PLACE else {}),
     )
 
 

@@ -190,8 +190,7 @@ class Generator:
             return self.weight_of(cores)
         self._check_out(out, cores)
         _, prepared = self.prepared({name: detached(core) for name, core in cores.items()})
-        for _ in self.tiling(prepared).generate(prepared, out):
-            pass
+        self.tiling(prepared).write(prepared, out)
         return out
 
     def tiling(self, cores: Mapping[str, Array]) -> Tiling:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from adntn.arrays import Array, Namespace, as_dtype, dtype_name, namespace_of
-from adntn.tiling import Tiling
+from adntn.network import SCALE
+from adntn.tiling import Overlap, Tiling
 
 
 def stream(tiling: Tiling, cores: Mapping[str, Array], x: Array, out: Array) -> None:
@@ -22,9 +23,13 @@ def stream(tiling: Tiling, cores: Mapping[str, Array], x: Array, out: Array) -> 
         out: shape (rows, out), or (G, rows, out).
     """
     functions = namespace_of([x])
+    late = _scales_late(tiling, cores, x)
     for rows, tile in tiling.generate(cores):
-        product = functions.matmul(x, turned(as_dtype(tile, dtype_name(x)), functions))
+        weight = tile if late else tiling.scaled(tile, cores[SCALE])
+        product = functions.matmul(x, turned(as_dtype(weight, dtype_name(x)), functions))
         out[..., rows] = product
+    if late and tiling.scales:
+        tiling.scaled(out, cores[SCALE], out=out)
 
 
 def stream_back(
@@ -35,18 +40,36 @@ def stream_back(
     Args:
         tiling, cores, x: as for `stream`.
         out_bar: dL/d(out), of the shape of `out`.
-        x_bar: what dL/dx is added to, of the number type to compute in: sums of many tiles lose more in 16 bits.
+        x_bar: zeros, to which dL/dx is added, of the number type to compute in: sums of many tiles lose more in 16
+            bits.
     """
     functions = namespace_of([x])
-    computed = dtype_name(next(iter(cores.values())))
+    computed, late = dtype_name(cores[SCALE]), _scales_late(tiling, cores, x)
+    overlap = Overlap(tiling, cores) if tiling.scales and not (late and x_bar is not None) else None
 
     def adjoint_of(rows: slice, tile: Array | None) -> Array:
         arriving = out_bar[..., rows]
         if x_bar is not None and tile is not None:
-            _add_product(x_bar, arriving, functions.conj(as_dtype(tile, dtype_name(x))), functions)
-        return as_dtype(functions.matmul(turned(arriving, functions), functions.conj(x)), computed)
+            weight = tile if late else tiling.scaled(tile, cores[SCALE])
+            _add_product(x_bar, arriving, functions.conj(as_dtype(weight, dtype_name(x))), functions)
+        bar = as_dtype(functions.matmul(turned(arriving, functions), functions.conj(x)), computed)
+        if overlap is not None and tile is not None:
+            overlap.add(bar, tile)
+        return bar
 
-    return tiling.pull_back(cores, adjoint_of, needs_tile=x_bar is not None)
+    gradients = tiling.pull_back(cores, adjoint_of, needs_tile=x_bar is not None or overlap is not None)
+    if not tiling.scales:
+        return gradients
+    found = overlap or Overlap(tiling, cores)
+    if overlap is None and x_bar is not None:  # <dL/dW, tiles> = <dL/d(out) times the tiles, x>
+        found.add(x_bar, x)
+        tiling.scaled(x_bar, functions.conj(cores[SCALE]), out=x_bar)
+    return tiling.through_scale(cores, gradients, found.total)
+
+
+def _scales_late(tiling: Tiling, cores: Mapping[str, Array], x: Array) -> bool:
+    """Return whether tiles are multiplied without their scale, if it comes last: not in 16 bits of short range."""
+    return not tiling.scales or dtype_name(x) == dtype_name(cores[SCALE])
 
 
 def turned(array: Array, functions: Namespace) -> Array:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from adntn.arrays import Array, as_dtype, dtype_name, namespace_of, padded
-from adntn.network import Network
+from adntn.arrays import Array, Namespace, as_dtype, dtype_name, namespace_of, padded
+from adntn.network import SCALE, Network
+from adntn.program.ir import Pointwise, Program
 from adntn.program.lower import GROUP_INPUT, Sweep, lower, row_legs
 from adntn.program.nest import Nest, loops_of, nest
 from adntn.program.path import Paths
@@ -35,15 +36,20 @@ class Plan:
 class Tiling:
     """A generator's weight in tiles of neighbouring rows (of its first dimension, behind the batch axis).
 
+    Where the weight's scale comes last, behind an activation, tiles do without it (`scales`): who multiplies x by tiles
+    multiplies the product instead, which is smaller.
+
     Attributes:
         network: what is generated.
         nest: the program with its loops.
         assembly: from a tile's legs to rows of the weight.
+        scales: whether the rows of the weight are those of a tile times the scale.
     """
 
     network: Network
     nest: Nest
     assembly: Assembly
+    scales: bool
 
     @property
     def lead(self) -> int:
@@ -54,36 +60,54 @@ class Tiling:
         """Return the rows of the tile that begins with the given one."""
         return slice(first, min(first + self.nest.tile_rows, self.network.layout.shape[0]))
 
-    def generate(self, cores: Mapping[str, Array], out: Array | None = None) -> Iterator[tuple[slice, Array]]:
+    def generate(self, cores: Mapping[str, Array]) -> Iterator[tuple[slice, Array]]:
         """Yield the rows and the tile, for each tile; in the order of the loops, not of the rows.
 
         A tile is valid until the next one is asked for: it lies in a buffer that is used again.
 
         Args:
             cores: arrays that can be written in place, checked, of the number type to compute in.
-            out: a contiguous array of the weight's shape, that the tiles are written into.
         """
         functions = namespace_of(cores.values())
-        target = out if self._is_direct else None
+        for first, tile in self._tiles(cores, functions).generate():
+            rows = self.rows(first)
+            yield rows, self._cropped(self.assembly.assemble(tile, functions), rows)
+
+    def write(self, cores: Mapping[str, Array], out: Array) -> None:
+        """Write the weight, with its scale, into a contiguous array of its shape.
+
+        Args:
+            cores: as for `generate`.
+            out: what is written to; its number type may be another one.
+        """
+        functions = namespace_of(cores.values())
+        direct = self._is_direct and dtype_name(out) == dtype_name(cores[SCALE])
 
         def destination(first: int) -> Any:
             rows = self.rows(first)
-            return target[rows] if target is not None and self._is_whole(rows) else None
+            return out[rows] if direct and self._is_whole(rows) else None
 
-        for first, tile in Tiles(self.nest, cores, functions, self.network.layout.shape[0]).generate(destination):
+        for first, tile in self._tiles(cores, functions).generate(destination):
+            if self.scales:
+                numbers = functions.reshape(tile, (self.network.batch or 1, -1))
+                self.scaled(numbers, cores[SCALE], out=numbers)
             rows = self.rows(first)
-            if target is not None and self._is_whole(rows):  # it was made where it is wanted
-                yield rows, tile
-                continue
-            made = self._cropped(self.assembly.assemble(tile, functions), rows)
-            if out is not None:
-                out[self._index(rows)] = made
-            yield rows, made
+            if not (direct and self._is_whole(rows)):  # else it was made where it is wanted
+                out[self._index(rows)] = self._cropped(self.assembly.assemble(tile, functions), rows)
+
+    def scaled(self, array: Array, scale: Array, out: Array | None = None) -> Array:
+        """Return an array times the scale, along the batch axis if there is one; written into `out` if given."""
+        factor = scale
+        if self.lead:
+            factor = namespace_of([array]).reshape(scale, (-1, *(1,) * (len(array.shape) - 1)))
+        if out is None:
+            return array * factor
+        return namespace_of([array]).multiply(array, factor, out=out)
 
     def pull_back(
         self, cores: Mapping[str, Array], adjoint_of: Callable[[slice, Any], Array], needs_tile: bool = True
     ) -> dict[str, Array]:
-        """Return dL/d(core) for every core.
+        """Return dL/d(core) for every core that makes the tiles: without the scale, if that comes last.
 
         Args:
             cores: as for `generate`.
@@ -99,7 +123,22 @@ class Tiling:
             bar = padded(bar, self.lead, rows.stop - rows.start, self.nest.tile_rows, functions)
             return self.assembly.disassemble(bar, functions)
 
-        return Tiles(self.nest, cores, functions, self.network.layout.shape[0]).pull_back(in_legs, needs_tile)
+        return self._tiles(cores, functions).pull_back(in_legs, needs_tile)
+
+    def through_scale(
+        self, cores: Mapping[str, Array], gradients: Mapping[str, Array], overlap: Array
+    ) -> dict[str, Array]:
+        """Return dL/d(core) for every core where the scale comes last.
+
+        Args:
+            cores: as for `generate`.
+            gradients: from `pull_back`, with dL/dW in the place of dL/d(tile).
+            overlap: sum of dL/dW conj(tile) over all tiles, for each weight of the batch.
+        """
+        functions = namespace_of(cores.values())
+        factor = functions.conj(cores[SCALE])
+        scaled = {name: self.scaled(gradient, factor) for name, gradient in gradients.items()}
+        return {**scaled, SCALE: functions.reshape(overlap, factor.shape)}
 
     def pull_back_weight(self, cores: Mapping[str, Array], weight_bar: Array) -> dict[str, Array]:
         """Return dL/d(core) for every core, given dL/dW; of W no more than a tile is made.
@@ -108,10 +147,23 @@ class Tiling:
             cores: as for `generate`.
             weight_bar: dL/dW as a whole, of any number type.
         """
-        computed = dtype_name(next(iter(cores.values())))
-        return self.pull_back(
-            cores, lambda rows, _: as_dtype(weight_bar[self._index(rows)], computed), needs_tile=False
-        )
+        computed = dtype_name(cores[SCALE])
+        if not self.scales:
+            return self.pull_back(
+                cores, lambda rows, _: as_dtype(weight_bar[self._index(rows)], computed), needs_tile=False
+            )
+        overlap = Overlap(self, cores)
+
+        def adjoint_of(rows: slice, tile: Array) -> Array:
+            bar = as_dtype(weight_bar[self._index(rows)], computed)
+            overlap.add(bar, tile)
+            return bar
+
+        gradients = self.pull_back(cores, adjoint_of)
+        return self.through_scale(cores, gradients, overlap.total)
+
+    def _tiles(self, cores: Mapping[str, Array], functions: Namespace) -> Tiles:
+        return Tiles(self.nest, cores, functions, self.network.layout.shape[0])
 
     @property
     def _is_direct(self) -> bool:
@@ -130,15 +182,39 @@ class Tiling:
         return tile if self._is_whole(rows) else tile[self._index(slice(0, rows.stop - rows.start))]
 
 
+class Overlap:
+    """The sum of bar conj(tile) over tiles, for each weight of the batch: the gradient of a scale that comes last.
+
+    Attributes:
+        total: the sum so far, of shape (batch, 1, 1).
+    """
+
+    def __init__(self, tiling: Tiling, cores: Mapping[str, Array]) -> None:
+        self._functions = namespace_of(cores.values())
+        self._count = tiling.network.batch or 1
+        self.total: Array = self._functions.zeros_like(self._functions.reshape(cores[SCALE], (self._count, 1, 1)))
+
+    def add(self, bar: Array, tile: Array) -> None:
+        """Add what two arrays of the same shape have in common."""
+        functions = self._functions
+        row = functions.reshape(bar, (self._count, 1, -1))
+        self.total = self.total + functions.matmul(row, functions.conj(functions.reshape(tile, (self._count, -1, 1))))
+
+
 @lru_cache(maxsize=256)
 def tiling(network: Network, paths: Paths, plan: Plan) -> Tiling:
     """Return a network's weight in tiles."""
     rows = row_legs(network)
     loops = loops_of(rows, plan.tile_rows)
     program = lower(network, paths, Sweep(len(loops), plan.group_input))
+    *others, last = program.steps
+    scales = bool(others) and isinstance(others[-1], Pointwise) and last.inputs[-1].name == SCALE
+    if scales:
+        inputs = (tensor for tensor in program.inputs if tensor.name != SCALE)
+        program = Program(tuple(inputs), tuple(others), (last.inputs[0],))
     made = nest(program, rows, loops, plan.whole_size)
     steps = {loop.leg: loop.step for loop in loops}
     layout = network.layout.tile([steps.get(leg, leg.size) for leg in rows])
     labels = [leg.label for leg in network.levels[-1].output]
     legs = made.tile.legs[0 if network.batch is None else 1 :]
-    return Tiling(network, made, layout.assembly([labels.index(leg.label) for leg in legs], network.batch))
+    return Tiling(network, made, layout.assembly([labels.index(leg.label) for leg in legs], network.batch), scales)

@@ -26,9 +26,10 @@ from matrix import SHAPE, SHAPES, TOPOLOGIES, fits
 
 import adntn
 from adntn.arrays import namespace
+from adntn.network import SCALE
 from adntn.program.pool import Pool
 from adntn.program.tiles import Tiles
-from adntn.tiling import Plan, Tiling, tiling
+from adntn.tiling import Overlap, Plan, Tiling, tiling
 
 Topology = Callable[[str], adntn.Options]
 Cores = dict[str, Any]
@@ -50,21 +51,28 @@ def assembled(tiles: Tiling, cores: Cores, like: Any) -> Any:
     """The weight, put together from tiles that are handed out one by one; NaN where no tile is."""
     weight = np.full(like.shape, np.nan, like.dtype)
     for rows, tile in tiles.generate(cores):
-        weight[(*(slice(None),) * tiles.lead, rows)] = in_double(tile)
+        whole = tiles.scaled(tile, cores[SCALE]) if tiles.scales else tile
+        weight[(*(slice(None),) * tiles.lead, rows)] = in_double(whole)
     return weight
 
 
 def pulled_back(tiles: Tiling, cores: Cores, weight_bar: Any, needs_tile: bool) -> Cores:
     """The adjoint of <weight_bar, W>, tile by tile."""
+    if tiles.scales and not needs_tile:  # the scale's own gradient needs the tiles
+        return tiles.pull_back_weight(cores, weight_bar)
     seen = []
+    overlap = Overlap(tiles, cores)
 
     def adjoint_of(rows: slice, tile: Any) -> Any:
         seen.append(tile is not None)
-        return weight_bar[(*(slice(None),) * tiles.lead, rows)]
+        bar = weight_bar[(*(slice(None),) * tiles.lead, rows)]
+        if tile is not None:
+            overlap.add(bar, tile)
+        return bar
 
     gradients = tiles.pull_back(cores, adjoint_of, needs_tile)
     assert set(seen) == {needs_tile}
-    return gradients
+    return tiles.through_scale(cores, gradients, overlap.total) if tiles.scales else gradients
 
 
 def untiled(generator: adntn.Generator, cores: Cores, weight_bar: Any) -> Cores:
@@ -85,8 +93,7 @@ def check(generator: adntn.Generator, plans: list[Plan], dtype: str = "float64",
     for plan in plans:
         tiles = cut(generator, plan)
         out[...] = math.nan
-        for _ in tiles.generate(own, out):
-            pass
+        tiles.write(own, out)
         assert relative_error(out, expected) < tolerance(dtype), plan
         assert relative_error(assembled(tiles, own, expected), expected) < tolerance(dtype), plan
         for needs_tile in (False, True):
@@ -236,7 +243,7 @@ def test_a_nest_reads_as_formulas_in_loops(topology: Topology) -> None:
 def test_a_small_nest_reads_as_one_would_write_it() -> None:
     nest = cut(adntn.LowRank((6, 4), rank=2, last_activation="tanh"), Plan(2, 4, 1)).nest
     assert str(nest).splitlines()[0] == "for each s0.0 by 2:"
-    assert str(nest).splitlines()[-1] == "    return scaled X0"
+    assert str(nest).splitlines()[-1] == "    return X0"
 
 
 @pytest.mark.parametrize("plan", FEW_PLANS, ids=str)

@@ -223,6 +223,19 @@ class _Tiled:
     def generating(self) -> float:
         return _generating(self._of_tiles)
 
+    @property
+    def scaling(self) -> float:
+        """Time to multiply all tiles by a scale that comes last, or by their adjoints to have its gradient."""
+        if not self.tiling.scales:
+            return 0.0
+        bytes_moved = 2 * self._tile * self.task.itemsize
+        return self.loop * self._tiles * (self.machine.seconds(0, bytes_moved) + self.task.step)
+
+    @property
+    def making(self) -> float:
+        """Time to make the weight."""
+        return self.generating + self.scaling + self._moved
+
     def pulling_back(self, needs_tile: bool) -> float:
         return _pulling_back(self._of_tiles, needs_tile)
 
@@ -241,22 +254,22 @@ class _Tiled:
     @property
     def beside_weight(self) -> int:
         """Bytes held beside the weight and its adjoint while it is made and pulled back."""
-        return self._work(needs_tile=False, beside=2 * self._tile)
+        return self._work(needs_tile=self.tiling.scales, beside=2 * self._tile)
 
     def _forecast(self, schedule: ScheduleName, seconds: float, peak: int) -> Forecast:
         return Forecast(schedule, seconds, peak, self.plan)
 
     def materialise(self) -> Forecast:
         weight, work = self._weight_bytes, self.beside_weight
-        seconds = self.generating + self._moved + self._product(1)
+        seconds = self.making + self._product(1)
         if not self.task.training:
             return self._forecast("materialise", seconds, weight + self._work(None, beside=self._tile))
-        seconds += 2 * self._product(1) + self._moved + self.pulling_back(needs_tile=False)
+        seconds += 2 * self._product(1) + self._moved + self.pulling_back(self.tiling.scales) + self.scaling
         return self._forecast("materialise", seconds, 2 * weight + work)
 
     def recompute(self, made: Forecast) -> Forecast:
         """Return the forecast, given that of materialising."""
-        again = self.generating + self._moved if self.task.training else 0.0
+        again = self.making if self.task.training else 0.0
         return self._forecast("recompute", made.seconds + again, made.bytes)
 
     def stream(self) -> Forecast:
@@ -306,7 +319,7 @@ class _Tiled:
 
 def _both_ways(tiled: _Tiled) -> float:
     """Return the time to make a weight and to pull its adjoint back."""
-    return tiled.generating + tiled.pulling_back(needs_tile=False)
+    return tiled.generating + tiled.pulling_back(tiled.tiling.scales)
 
 
 @lru_cache(maxsize=4096)

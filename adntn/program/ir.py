@@ -26,11 +26,10 @@ class Tensor:
 
     name: str
     legs: tuple[Leg, ...]
+    size: int = field(init=False, repr=False, compare=False)  #: number of elements
 
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(leg.size for leg in self.legs)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", math.prod(leg.size for leg in self.legs))
 
     def __str__(self) -> str:
         return f"{self.name}[{' '.join(map(str, self.legs))}]"
@@ -122,6 +121,11 @@ class Program:
     inputs: tuple[Tensor, ...]
     steps: tuple[Step, ...]
     outputs: tuple[Tensor, ...]
+
+    @cached_property
+    def input_names(self) -> frozenset[str]:
+        """The names of the inputs."""
+        return frozenset(tensor.name for tensor in self.inputs)
 
     @cached_property
     def releases(self) -> tuple[tuple[str, ...], ...]:

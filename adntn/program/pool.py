@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import autoray
 
-from adntn.arrays import Array, empty
+from adntn.arrays import Array, empty, namespace_of
 
 
 class Pool:
@@ -16,17 +16,24 @@ class Pool:
     >>> pool.give(first)
     >>> pool.take(8) is first, pool.take(8) is first
     (True, False)
+
+    Their views are used again, too: making one takes a library as long as a look at thousands of numbers.
+
+    >>> pool.reshape(first, (2, 4)) is pool.reshape(first, (2, 4))
+    True
     """
 
     def __init__(self, like: Array) -> None:
         self.like = like
+        self._reshape = namespace_of([like]).reshape
         self._free: dict[int, list[Array]] = {}
         self._taken: dict[int, tuple[int, Array]] = {}
+        self._views: dict[int, tuple[Array, dict[tuple[int, ...], Array]]] = {}
 
     def take(self, size: int) -> Array:
         """Return a flat array of that many numbers, of any values."""
         free = self._free.get(size)
-        array = free.pop() if free else empty((size,), self.like)
+        array = free.pop() if free else self.keep(empty((size,), self.like))
         self._taken[id(array)] = size, array
         return array
 
@@ -35,6 +42,21 @@ class Pool:
         size, own = self._taken.pop(id(array), (0, None))
         if own is not None:
             self._free.setdefault(size, []).append(own)
+
+    def keep(self, array: Array) -> Array:
+        """Hold an array as long as the pool lasts, so that its views can be used again; return it."""
+        self._views[id(array)] = array, {}
+        return array
+
+    def reshape(self, array: Array, shape: tuple[int, ...]) -> Array:
+        """Return an array in another shape, of arrays that are kept a view."""
+        _, views = self._views.get(id(array), (None, None))
+        if views is None:
+            return self._reshape(array, shape)
+        view = views.get(shape)
+        if view is None:
+            view = views[shape] = self._reshape(array, shape)
+        return view
 
 
 def may_share_memory(one: Array, other: Array) -> bool:

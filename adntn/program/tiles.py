@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adntn.arrays import Array, Namespace, clear
@@ -12,6 +12,8 @@ from adntn.program.nest import Nest, Stage
 from adntn.program.pool import Pool
 from adntn.program.run import run_in_place
 
+#: Views of so many pieces of a tensor are kept: Python objects take room, too.
+FEW = 64
 #: From the number of a tile's first row and the tile to the adjoint of the tile; None for tiles that nobody needs.
 TileAdjoint = Callable[[int, Any], Array]
 #: From the number of a tile's first row to the contiguous array that the tile is to be written into, or None.
@@ -36,10 +38,10 @@ class Tiles:
 
     def generate(self, destination: Destination = lambda row: None) -> Iterator[tuple[int, Array]]:
         """Yield the number of the first row and the tile, for each tile; in the order of the loops, not of the rows."""
-        nest = self.nest
-        pool = Pool(next(iter(self.arrays.values())))
-        made = run_in_place(nest.head, self.arrays, self.functions, pool)
-        walk = _Walk(self, _pieces(nest, _named(nest.head, made, self.arrays), self.functions), pool)
+        nest, (functions, pool) = self.nest, self._working()
+        made = run_in_place(nest.head, self.arrays, functions, pool)
+        pieces = _pieces(nest, _named(nest.head, made, self.arrays), functions)
+        walk = _Walk(self, functions, pool, _apart(nest, pieces, pool))
         yield from walk.tiles(_Place(0, 0, (0,) * len(nest.reads)), {}, destination)
 
     def pull_back(self, adjoint_of: TileAdjoint, needs_tile: bool = True) -> dict[str, Array]:
@@ -49,14 +51,14 @@ class Tiles:
             adjoint_of: called once for each tile; what it returns is not written to.
             needs_tile: whether it looks at the tile; else it gets None, and no tile is made that nobody needs.
         """
-        nest, functions, head = self.nest, self.functions, self.nest.head_adjoint
-        pool = Pool(next(iter(self.arrays.values())))
+        nest, head, (functions, pool) = self.nest, self.nest.head_adjoint, self._working()
         made = run_in_place(head.forward, self.arrays, functions, pool)
         known = _named(nest.head, made, self.arrays)
         pieces = _pieces(nest, known, functions)
         totals = {name: functions.zeros_like(array) for name, array in pieces.items()}
-        walk = _Walk(self, pieces, pool)
-        walk.pull_back(_Place(0, 0, (0,) * len(nest.reads)), {}, totals, _Asked(adjoint_of, needs_tile))
+        walk = _Walk(self, functions, pool, _apart(nest, pieces, pool))
+        sums = _apart(nest, totals, pool)
+        walk.pull_back(_Place(0, 0, (0,) * len(nest.reads)), {}, sums, _Asked(adjoint_of, needs_tile))
         bars: dict[str, Array] = {}
         for read in nest.reads:
             total = totals[read.tensor.name]
@@ -69,6 +71,11 @@ class Tiles:
         for tensor, gradient in zip(head.reached, gradients, strict=True):
             _collect(bars, tensor.name, functions.reshape(gradient, self.arrays[tensor.name].shape))
         return bars
+
+    def _working(self) -> tuple[Namespace, Pool]:
+        """Return the library's functions with a pool of buffers, whose views are used again."""
+        pool = Pool(next(iter(self.arrays.values())))
+        return replace(self.functions, reshape=pool.reshape), pool
 
 
 def _collect(bars: dict[str, Array], name: str, share: Array) -> None:
@@ -104,13 +111,28 @@ def _pieces(nest: Nest, known: Mapping[str, Array], functions: Namespace) -> dic
     }
 
 
+def _apart(nest: Nest, pieces: Mapping[str, Array], pool: Pool) -> dict[str, Sequence[Array]]:
+    """Return pieces one by one; what is not cut is one piece. Few pieces are read often: their views are kept."""
+    cut = nest.numbers_of_cut
+    apart = {name: array if name in cut else (array,) for name, array in pieces.items()}
+    return {name: [pool.keep(one) for one in all_] if len(all_) <= FEW else all_ for name, all_ in apart.items()}
+
+
 @dataclass(frozen=True)
 class _Walk:
-    """The loops over given pieces."""
+    """The loops over given pieces.
+
+    Attributes:
+        tiles_of: what is looped over.
+        functions: of the arrays' library, with views that are used again.
+        pool: of buffers.
+        pieces: what the stages read, by name and number.
+    """
 
     tiles_of: Tiles
-    pieces: Mapping[str, Array]
+    functions: Namespace
     pool: Pool
+    pieces: Mapping[str, Sequence[Array]]
 
     def _iterations(self, place: _Place) -> Iterator[_Place]:
         nest = self.tiles_of.nest
@@ -123,11 +145,11 @@ class _Walk:
                 yield _Place(place.depth + 1, place.row + first, tuple(numbers))
 
     def _inputs(self, program: Program, place: _Place, made: Mapping[str, Array]) -> dict[str, Array]:
-        wanted = {tensor.name for tensor in program.inputs}
+        wanted = program.input_names
         inputs = {name: array for name, array in made.items() if name in wanted}
         for read, number in zip(self.tiles_of.nest.reads, place.pieces, strict=True):
             if (name := read.tensor.name) in wanted:
-                inputs[name] = self.pieces[name] if read.cut is None else self.pieces[name][number]
+                inputs[name] = self.pieces[name][number]
         return inputs
 
     def _give(self, arrays: Iterable[Array]) -> None:
@@ -137,7 +159,7 @@ class _Walk:
     def tiles(
         self, outside: _Place, made: Mapping[str, Array], destination: Destination
     ) -> Iterator[tuple[int, Array]]:
-        nest, functions = self.tiles_of.nest, self.tiles_of.functions
+        nest, functions = self.tiles_of.nest, self.functions
         program = nest.stages[outside.depth].program
         innermost = outside.depth == len(nest.stages) - 1
         for place in self._iterations(outside):
@@ -152,17 +174,24 @@ class _Walk:
             self._give(results)
             del results  # before the next ones are made
 
-    def pull_back(self, outside: _Place, made: Mapping[str, Array], totals: Mapping[str, Array], asked: _Asked) -> None:
+    def pull_back(
+        self, outside: _Place, made: Mapping[str, Array], totals: Mapping[str, Sequence[Array]], asked: _Asked
+    ) -> None:
         """Add to the totals, in place, what the tiles of these loops contribute."""
         stage = self.tiles_of.nest.stages[outside.depth]
         for place in self._iterations(outside):
             self._pull_back_one(stage, place, made, totals, asked)
 
     def _pull_back_one(
-        self, stage: Stage, place: _Place, made: Mapping[str, Array], totals: Mapping[str, Array], asked: _Asked
+        self,
+        stage: Stage,
+        place: _Place,
+        made: Mapping[str, Array],
+        totals: Mapping[str, Sequence[Array]],
+        asked: _Asked,
     ) -> None:
         """Do one iteration; all that it made is let go at its end."""
-        nest, functions = self.tiles_of.nest, self.tiles_of.functions
+        nest, functions = self.tiles_of.nest, self.functions
         innermost = place.depth == len(nest.stages)
         unseen = innermost and not asked.needs_tile
         inputs = self._inputs(stage.program, place, made)
@@ -175,7 +204,7 @@ class _Walk:
             seeds = tuple(self.pool.take(tensor.size) for tensor in stage.program.outputs)
             for seed in seeds:
                 clear(seed)
-            inside = {tensor.name: seed for tensor, seed in zip(stage.program.outputs, seeds, strict=True)}
+            inside = {tensor.name: (seed,) for tensor, seed in zip(stage.program.outputs, seeds, strict=True)}
             self.pull_back(place, _named(stage.program, outputs, made), {**totals, **inside}, asked)
         residuals = results if unseen else results[len(outputs) :]
         given = {tensor.name: array for tensor, array in zip(stage.adjoint.residuals, residuals, strict=True)}
@@ -183,7 +212,6 @@ class _Walk:
         sums = {}
         cut = nest.numbers_of_cut
         for tensor, gradient in zip(stage.adjoint.reached, stage.adjoint.backward.outputs, strict=True):
-            total = totals[tensor.name]
-            sums[gradient.name] = total[place.pieces[cut[tensor.name]]] if tensor.name in cut else total
+            sums[gradient.name] = totals[tensor.name][place.pieces[cut[tensor.name]] if tensor.name in cut else 0]
         run_in_place(stage.adjoint.backward, {**inputs, **given}, functions, self.pool, totals=sums)
         self._give((*results, *seeds))

@@ -179,8 +179,7 @@ class _TiledAdjoint(torch.autograd.Function):
     def forward(generator: Generator, tiles: Tiling, *cores: Tensor) -> Tensor:
         _, prepared = generator.prepared(dict(zip(generator.core_shapes, cores, strict=True)))
         weight = next(iter(prepared.values())).new_empty(generator.shape)
-        for _ in tiles.generate(prepared, weight):
-            pass
+        tiles.write(prepared, weight)
         rounded: Tensor = weight.to(cores[0].dtype)
         return rounded
 

@@ -26,7 +26,7 @@ from adntn.contracting import contracted, contracted_vjp
 from adntn.network import SCALE
 from adntn.program.forecast import Forecast
 from adntn.streaming import stream, stream_back
-from adntn.tiling import Tiling, tiling
+from adntn.tiling import Overlap, Tiling, tiling
 from adntn_torch.differentiate import first_derivatives, without_autocast
 from adntn_torch.factored import Factored, factored
 from adntn_torch.fused import DTYPES, fused_linear
@@ -211,7 +211,7 @@ class _StreamedConvolution(_Streamed):
         y = x.new_empty(convolve(x.to("meta"), without_data).shape)
         with without_autocast(x):
             for rows, tile in tiles.generate(prepared):
-                channels = tile.to(x.dtype)
+                channels = _scaled(tiles, prepared, tile).to(x.dtype)
                 for part in _parts(x, tile):
                     y[part, rows] = convolve(x[part], channels)
         if bias is not None:
@@ -225,9 +225,10 @@ class _StreamedConvolution(_Streamed):
         generator, convolve = ctx.what
         _, prepared = generator.prepared(dict(zip(ctx.names, cores, strict=True)))
         x_bar = torch.zeros_like(x) if ctx.needs_input_grad[3] else None
+        overlap = Overlap(ctx.tiles, prepared)
 
         def adjoint_of(rows: slice, tile: Tensor) -> Tensor:
-            channels = tile.detach().to(x.dtype).requires_grad_()
+            channels = _scaled(ctx.tiles, prepared, tile).detach().to(x.dtype).requires_grad_()
             bar = torch.zeros_like(channels)
             for part in _parts(x, tile):
                 inputs = x[part].detach().requires_grad_(x_bar is not None)
@@ -238,10 +239,15 @@ class _StreamedConvolution(_Streamed):
                 bar += shares[0]
                 if x_bar is not None:
                     x_bar[part] += shares[1]
-            return bar.to(tile.dtype)
+            bar = bar.to(tile.dtype)
+            if ctx.tiles.scales:
+                overlap.add(bar, tile)
+            return bar
 
         with without_autocast(x):
             gradients = ctx.tiles.pull_back(prepared, adjoint_of)
+        if ctx.tiles.scales:
+            gradients = ctx.tiles.through_scale(prepared, gradients, overlap.total)
         bias_bar = y_bar.sum((0, *range(2, y_bar.dim()))).to(ctx.bias_dtype) if ctx.needs_input_grad[4] else None
         return None, None, None, x_bar, bias_bar, *(gradients[name].to(cores[0].dtype) for name in ctx.names)
 
@@ -273,6 +279,11 @@ class _Contracted(torch.autograd.Function):
             _, pull = contracted_vjp(ctx.generator, given, x.to(cores[0].dtype))
             x_bar, gradients = pull(y_bar.to(cores[0].dtype))
         return None, None, x_bar.to(x.dtype), *gradients.values()
+
+
+def _scaled(tiles: Tiling, cores: Mapping[str, Tensor], tile: Tensor) -> Tensor:
+    """Return a tile as rows of the weight."""
+    return tiles.scaled(tile, cores[SCALE]) if tiles.scales else tile
 
 
 def _parts(x: Tensor, tile: Tensor) -> list[slice]:
