@@ -20,11 +20,12 @@ from adntn.arrays import (
 )
 from adntn.contracting import contracted, contracted_vjp
 from adntn.machine import machine_of
+from adntn.materialising import can_be_kept, materialise, materialise_back
 from adntn.network import SCALE
 from adntn.program.forecast import ScheduleName, Task
 from adntn.program.schedule import Choice, checked_schedule, choose, rounded
 from adntn.streaming import stream, stream_back, turned
-from adntn.tiling import tiling
+from adntn.tiling import Tiling, tiling
 
 if TYPE_CHECKING:
     from adntn.generator import Generator
@@ -109,8 +110,9 @@ def _named(schedule: ScheduleName, memory_limit: int | None, written: bool) -> S
 
 
 def _task(generator: Generator, cores: Mapping[str, Array], rows: int, *, training: bool, streams: bool) -> Task:
-    itemsize = ITEMSIZES[dtype_name(cores[SCALE])]
-    return Task(generator.network, generator.paths, rounded(rows), training, itemsize, streams)
+    dtype = dtype_name(cores[SCALE])
+    keeps = training and streams and can_be_kept(generator.network, dtype)
+    return Task(generator.network, generator.paths, rounded(rows), training, ITEMSIZES[dtype], streams, keeps=keeps)
 
 
 def _as_matrix(generator: Generator, cores: Mapping[str, Array], x: Array) -> Array:
@@ -153,10 +155,27 @@ def _streamed(
     return product, pull
 
 
+def _kept(tiles: Tiling, cores: Mapping[str, Array], matrix: Array) -> tuple[Array, Pullback]:
+    kept = empty(tiles.network.layout.shape, matrix)
+    product = empty((matrix.shape[0], kept.shape[0]), matrix)
+    materialise(tiles, cores, matrix, product, kept)
+
+    def pull(product_bar: Array) -> tuple[Array, dict[str, Array]]:
+        x_bar = empty(matrix.shape, matrix)
+        gradients = materialise_back(tiles, cores, matrix, product_bar, kept=kept, x_bar=x_bar)
+        return x_bar, {name: gradients[name] for name in cores}
+
+    return product, pull
+
+
 def _materialised(
     generator: Generator, cores: Mapping[str, Array], matrix: Array, choice: Choice
 ) -> tuple[Array, Pullback]:
     functions = namespace_of([matrix])
+    if choice.taken.schedule == "materialise" and can_be_written(matrix):
+        _, prepared = generator.prepared(cores)
+        if can_be_kept(generator.network, dtype_name(matrix)):
+            return _kept(tiling(generator.network, generator.paths, choice.taken.plan), prepared, matrix)
     weight, pull_weight = generator.vjp(cores)
     kept: dict[str, Any] = {} if choice.taken.schedule == "recompute" else {"weight": weight}
 

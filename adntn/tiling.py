@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from adntn.arrays import Array, Namespace, as_dtype, dtype_name, namespace_of, padded
@@ -56,6 +56,11 @@ class Tiling:
         """Number of batch axes in front of the rows, 0 or 1."""
         return self.assembly.lead
 
+    @cached_property
+    def first_rows(self) -> tuple[int, ...]:
+        """The number of each tile's first row, in the order in which tiles are made."""
+        return tuple(row for row in self.nest.first_rows if row < self.network.layout.shape[0])
+
     def rows(self, first: int) -> slice:
         """Return the rows of the tile that begins with the given one."""
         return slice(first, min(first + self.nest.tile_rows, self.network.layout.shape[0]))
@@ -73,12 +78,13 @@ class Tiling:
             rows = self.rows(first)
             yield rows, self._cropped(self.assembly.assemble(tile, functions), rows)
 
-    def write(self, cores: Mapping[str, Array], out: Array) -> None:
-        """Write the weight, with its scale, into a contiguous array of its shape.
+    def write(self, cores: Mapping[str, Array], out: Array, *, scaled: bool = True) -> None:
+        """Write the weight into a contiguous array of its shape.
 
         Args:
             cores: as for `generate`.
             out: what is written to; its number type may be another one.
+            scaled: whether with the scale, if that comes last, or as `generate` yields the tiles.
         """
         functions = namespace_of(cores.values())
         direct = self._is_direct and dtype_name(out) == dtype_name(cores[SCALE])
@@ -88,7 +94,7 @@ class Tiling:
             return out[rows] if direct and self._is_whole(rows) else None
 
         for first, tile in self._tiles(cores, functions).generate(destination):
-            if self.scales:
+            if self.scales and scaled:
                 numbers = functions.reshape(tile, (self.network.batch or 1, -1))
                 self.scaled(numbers, cores[SCALE], out=numbers)
             rows = self.rows(first)
@@ -105,7 +111,11 @@ class Tiling:
         return namespace_of([array]).multiply(array, factor, out=out)
 
     def pull_back(
-        self, cores: Mapping[str, Array], adjoint_of: Callable[[slice, Any], Array], needs_tile: bool = True
+        self,
+        cores: Mapping[str, Array],
+        adjoint_of: Callable[[slice, Any], Array],
+        needs_tile: bool = True,
+        made_before: Array | None = None,
     ) -> dict[str, Array]:
         """Return dL/d(core) for every core that makes the tiles: without the scale, if that comes last.
 
@@ -113,17 +123,21 @@ class Tiling:
             cores: as for `generate`.
             adjoint_of: from the rows and the tile to dL/d(tile); called once for each tile.
             needs_tile: whether it looks at the tile; else it gets None.
+            made_before: the tiles, as `write` without the scale has written them; none is made then.
         """
         functions = namespace_of(cores.values())
+
+        def known(first: int) -> Array:
+            rows = self.rows(first)
+            return self._in_legs(made_before[self._index(rows)], rows, functions)  # type: ignore[index]
 
         def in_legs(first: int, tile: Any) -> Array:
             rows = self.rows(first)
             made = None if tile is None else self._cropped(self.assembly.assemble(tile, functions), rows)
-            bar = adjoint_of(rows, made)
-            bar = padded(bar, self.lead, rows.stop - rows.start, self.nest.tile_rows, functions)
-            return self.assembly.disassemble(bar, functions)
+            return self._in_legs(adjoint_of(rows, made), rows, functions)
 
-        return self._tiles(cores, functions).pull_back(in_legs, needs_tile)
+        before = None if made_before is None else known
+        return self._tiles(cores, functions).pull_back(in_legs, needs_tile, before)
 
     def through_scale(
         self, cores: Mapping[str, Array], gradients: Mapping[str, Array], overlap: Array
@@ -170,6 +184,11 @@ class Tiling:
         """Whether a tile lies as rows of the weight do, as it comes from its program."""
         layout = self.assembly.layout
         return not self.lead and self.assembly.into_weight.axes is None and layout.padded_shape == layout.shape
+
+    def _in_legs(self, rows: Array, of: slice, functions: Namespace) -> Array:
+        """Return rows of the weight as a tile's legs, with zeros where the tile has more rows."""
+        whole = padded(rows, self.lead, of.stop - of.start, self.nest.tile_rows, functions)
+        return self.assembly.disassemble(whole, functions)
 
     def _index(self, rows: slice) -> tuple[slice, ...]:
         return (*(slice(None),) * self.lead, rows)

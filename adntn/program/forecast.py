@@ -13,6 +13,7 @@ from typing import Literal
 
 from adntn.arrays import Transposition
 from adntn.machine import Machine
+from adntn.materialising import slab_tiles
 from adntn.network import Network
 from adntn.program.adjoint import adjoint
 from adntn.program.contract import FEW_ROWS, halves, slab_rows
@@ -55,6 +56,8 @@ class Task:
         contracts: whether it can hand x to the cores.
         compiled: whether a compiler runs the steps, as XLA does: the weight is then made in one piece where it is made
             as a whole, no step takes Python's time, and steps in loops over tiles take longer than others.
+        keeps: whether the layer multiplies a matrix with x and can keep it as it was made for the backward pass, where
+            its adjoint is then never whole (`adntn.materialising`).
         moments: how many numbers an optimiser keeps for each of a dense layer's, where they count as memory that
             "auto" may take; Adam keeps two.
     """
@@ -67,6 +70,7 @@ class Task:
     streams: bool = True
     contracts: bool = True
     compiled: bool = False
+    keeps: bool = False
     moments: int = 0
 
     @property
@@ -236,7 +240,7 @@ class _Tiled:
         """Time to make the weight."""
         return self.generating + self.scaling + self._moved
 
-    def pulling_back(self, needs_tile: bool) -> float:
+    def pulling_back(self, needs_tile: bool | None) -> float:
         return _pulling_back(self._of_tiles, needs_tile)
 
     @property
@@ -264,11 +268,17 @@ class _Tiled:
         seconds = self.making + self._product(1)
         if not self.task.training:
             return self._forecast("materialise", seconds, weight + self._work(None, beside=self._tile))
+        if self.task.keeps:
+            together = slab_tiles(self.tiling)
+            seconds += self._product(1) + self._product(max(1, self._tiles // together)) + self.pulling_back(None)
+            return self._forecast("materialise", seconds, weight + work + together * self._tile * self.task.itemsize)
         seconds += 2 * self._product(1) + self._moved + self.pulling_back(self.tiling.scales) + self.scaling
         return self._forecast("materialise", seconds, 2 * weight + work)
 
     def recompute(self, made: Forecast) -> Forecast:
         """Return the forecast, given that of materialising."""
+        if self.task.keeps:
+            made = replace(self, task=replace(self.task, keeps=False)).materialise()
         again = self.making if self.task.training else 0.0
         return self._forecast("recompute", made.seconds + again, made.bytes)
 
@@ -330,10 +340,10 @@ def _generating(tiled: _Tiled) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _pulling_back(tiled: _Tiled, needs_tile: bool) -> float:
-    """Return the time to make all tiles again and pull their adjoints back."""
+def _pulling_back(tiled: _Tiled, needs_tile: bool | None) -> float:
+    """Return the time to make all tiles again, unless `needs_tile` is None, and pull their adjoints back."""
     task, assembly = tiled.task, tiled.tiling.assembly
-    turned = tiled.turning(assembly.into_legs) + (tiled.turning(assembly.into_weight) if needs_tile else 0.0)
+    turned = tiled.turning(assembly.into_legs) + (0.0 if needs_tile is False else tiled.turning(assembly.into_weight))
     pulled = nest_adjoint_seconds(tiled.nest, tiled.machine, task.itemsize, needs_tile, task.step)
     return tiled.loop * (pulled + turned)
 

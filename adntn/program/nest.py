@@ -117,6 +117,12 @@ class Stage:
         """One iteration without the tile, where only its adjoint is wanted."""
         return self.program.returning(self.adjoint.residuals)
 
+    @cached_property
+    def others(self) -> Program:
+        """One iteration where the results are known already and only their adjoint is wanted."""
+        known = {tensor.name for tensor in self.program.outputs}
+        return self.program.returning(tensor for tensor in self.adjoint.residuals if tensor.name not in known)
+
 
 @dataclass(frozen=True)
 class Nest:
@@ -143,6 +149,11 @@ class Nest:
     def numbers_of_cut(self) -> dict[str, int]:
         """The number of each read that is cut, by its name inside the loops."""
         return {read.tensor.name: number for number, read in enumerate(self.reads) if read.cut is not None}
+
+    @cached_property
+    def first_rows(self) -> tuple[int, ...]:
+        """The number of each tile's first row, in the order of the loops."""
+        return tuple(sum(rows) for rows in product(*(stage.rows for stage in self.stages)))
 
     @property
     def tile(self) -> Tensor:

@@ -42,14 +42,19 @@ def nest_seconds(nest: Nest, machine: Machine, itemsize: int, step: float = STEP
     return total
 
 
-def nest_adjoint_seconds(nest: Nest, machine: Machine, itemsize: int, needs_tile: bool, step: float = STEP) -> float:
-    """Return the predicted time of making all tiles again and pulling their adjoints back."""
+def nest_adjoint_seconds(
+    nest: Nest, machine: Machine, itemsize: int, needs_tile: bool | None, step: float = STEP
+) -> float:
+    """Return the predicted time of pulling the adjoints of all tiles back.
+
+    The tiles are made again before, or what their adjoint needs if `needs_tile` is false; None if they were kept.
+    """
     head = nest.head_adjoint
     total, runs = sum(program_seconds(program, machine, itemsize, step) for program in (head.forward, head.backward)), 1
     for number, stage in enumerate(nest.stages):
         runs *= stage.count
         seen = needs_tile or number < len(nest.stages) - 1
-        forward = stage.adjoint.forward if seen else stage.residuals
+        forward = stage.adjoint.forward if seen else stage.others if needs_tile is None else stage.residuals
         added = sum(tensor.size for tensor in stage.adjoint.reached) * itemsize * 3 / machine.cached_bandwidth
         programs = (forward, stage.adjoint.backward)
         total += runs * (added + sum(program_seconds(program, machine, itemsize, step) for program in programs))

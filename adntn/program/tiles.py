@@ -16,6 +16,8 @@ from adntn.program.run import run_in_place
 FEW = 64
 #: From the number of a tile's first row and the tile to the adjoint of the tile; None for tiles that nobody needs.
 TileAdjoint = Callable[[int, Any], Array]
+#: From the number of a tile's first row to the tile, which was made before.
+Made = Callable[[int], Array]
 #: From the number of a tile's first row to the contiguous array that the tile is to be written into, or None.
 Destination = Callable[[int], Any]
 
@@ -44,12 +46,15 @@ class Tiles:
         walk = _Walk(self, functions, pool, _apart(nest, pieces, pool))
         yield from walk.tiles(_Place(0, 0, (0,) * len(nest.reads)), {}, destination)
 
-    def pull_back(self, adjoint_of: TileAdjoint, needs_tile: bool = True) -> dict[str, Array]:
+    def pull_back(
+        self, adjoint_of: TileAdjoint, needs_tile: bool = True, made_before: Made | None = None
+    ) -> dict[str, Array]:
         """Return the adjoints of the program's inputs, given those of the tiles.
 
         Args:
             adjoint_of: called once for each tile; what it returns is not written to.
             needs_tile: whether it looks at the tile; else it gets None, and no tile is made that nobody needs.
+            made_before: the tiles, where they are known; none is made then.
         """
         nest, head, (functions, pool) = self.nest, self.nest.head_adjoint, self._working()
         made = run_in_place(head.forward, self.arrays, functions, pool)
@@ -58,7 +63,7 @@ class Tiles:
         totals = {name: functions.zeros_like(array) for name, array in pieces.items()}
         walk = _Walk(self, functions, pool, _apart(nest, pieces, pool))
         sums = _apart(nest, totals, pool)
-        walk.pull_back(_Place(0, 0, (0,) * len(nest.reads)), {}, sums, _Asked(adjoint_of, needs_tile))
+        walk.pull_back(_Place(0, 0, (0,) * len(nest.reads)), {}, sums, _Asked(adjoint_of, needs_tile, made_before))
         bars: dict[str, Array] = {}
         for read in nest.reads:
             total = totals[read.tensor.name]
@@ -88,6 +93,7 @@ class _Asked:
 
     adjoint_of: TileAdjoint
     needs_tile: bool
+    made_before: Made | None
 
 
 @dataclass(frozen=True)
@@ -193,21 +199,26 @@ class _Walk:
         """Do one iteration; all that it made is let go at its end."""
         nest, functions = self.tiles_of.nest, self.functions
         innermost = place.depth == len(nest.stages)
-        unseen = innermost and not asked.needs_tile
         inputs = self._inputs(stage.program, place, made)
-        forward = stage.residuals if unseen else stage.adjoint.forward
+        known = asked.made_before(place.row) if innermost and asked.made_before is not None else None
+        if known is not None:
+            forward = stage.others
+        elif innermost and not asked.needs_tile:
+            forward = stage.residuals
+        else:
+            forward = stage.adjoint.forward
         results = run_in_place(forward, inputs, functions, self.pool)
-        outputs = (None,) if unseen else results[: len(stage.program.outputs)]
+        values = _named(forward, results, {} if known is None else {nest.tile.name: known})
+        outputs = tuple(values.get(tensor.name) for tensor in stage.program.outputs)
         if innermost:
-            seeds: tuple[Array, ...] = (asked.adjoint_of(place.row, outputs[0]),)
+            seeds: tuple[Array, ...] = (asked.adjoint_of(place.row, outputs[0] if asked.needs_tile else None),)
         else:
             seeds = tuple(self.pool.take(tensor.size) for tensor in stage.program.outputs)
             for seed in seeds:
                 clear(seed)
             inside = {tensor.name: (seed,) for tensor, seed in zip(stage.program.outputs, seeds, strict=True)}
             self.pull_back(place, _named(stage.program, outputs, made), {**totals, **inside}, asked)
-        residuals = results if unseen else results[len(outputs) :]
-        given = {tensor.name: array for tensor, array in zip(stage.adjoint.residuals, residuals, strict=True)}
+        given = {tensor.name: values[tensor.name] for tensor in stage.adjoint.residuals}
         given |= {tensor.name: seed for tensor, seed in zip(stage.adjoint.seeds, seeds, strict=True)}
         sums = {}
         cut = nest.numbers_of_cut

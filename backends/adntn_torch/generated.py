@@ -189,7 +189,8 @@ class GeneratedLayer(nn.Module):
         scale = self.cores["scale"]
         here = machine_of(scale)
         network, paths = self.generator.network, self.generator.paths
-        task = Task(network, paths, rounded(rows), training, scale.element_size(), self.streams)
+        keeps = training and self._keeps()
+        task = Task(network, paths, rounded(rows), training, scale.element_size(), self.streams, keeps=keeps)
         if reason := self._why_in_one_piece():
             return replace(choose(task, here, "materialise"), reason=reason)
         return choose(task, here, self.schedule, self.memory_limit)
@@ -219,6 +220,10 @@ class GeneratedLayer(nn.Module):
     def streams(self) -> bool:
         """Whether the layer can take its weight in tiles of rows."""
         return True
+
+    def _keeps(self) -> bool:
+        """Return whether the layer, where it materialises its weight, keeps it for the adjoint as it was made."""
+        return False
 
     def _check_schedule(self) -> None:
         if self.schedule == "stream" and not self.streams:

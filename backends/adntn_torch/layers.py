@@ -7,19 +7,30 @@ here is a subclass of the dense one: there `weight` is a parameter, which code m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from adntn.arrays import dtype_name
 from adntn.backends import Differentiation
+from adntn.materialising import can_be_kept
 from adntn.program.forecast import ScheduleName
-from adntn.tiling import tiling
+from adntn.program.schedule import Choice
+from adntn.tiling import Tiling, tiling
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_torch.generated import GeneratedLayer
-from adntn_torch.schedules import contracted_linear, recomputed, streamed_convolution, streamed_linear
+from adntn_torch.schedules import (
+    contracted_linear,
+    materialised_linear,
+    multiplied_in,
+    recomputed,
+    streamed_convolution,
+    streamed_linear,
+)
+from adntn_torch.spares import Spares
 
 Device = torch.device | str | int | None
 Sizes = int | tuple[int, ...]
@@ -90,20 +101,41 @@ class Linear(GeneratedLayer):
             seed=seed,
             std=std,
         )
+        self._spares = Spares()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, as torch does; in evaluation no memory is kept for the weight of the next step."""
+        if not mode:
+            self._spares.clear()
+        return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x @ weight.T + bias, of shape (..., out_features), for x of shape (..., in_features)."""
         if self.frozen_weight is not None:
             return functional.linear(x, *self._weight_and_bias())
         choice = self._scheduled(x, math.prod(x.shape[:-1]))
-        if choice is None or choice.taken.schedule == "materialise":
-            return functional.linear(x, *self._weight_and_bias())
         cores = dict(self.cores.items())
+        if choice is None or choice.taken.schedule == "materialise":
+            tiles = self._kept(cores, x, choice)
+            if tiles is not None:
+                return materialised_linear((self.generator, self._spares), tiles, cores, x, self.bias)
+            return functional.linear(x, *self._weight_and_bias())
         if choice.taken.schedule == "recompute":
             return recomputed(lambda x: functional.linear(x, *self._weight_and_bias()), x, cores)
         if choice.taken.schedule == "contract":
             return contracted_linear(self.generator, cores, x, self.bias)
         return streamed_linear(self.generator, choice.taken, cores, x, self.bias)
+
+    def _kept(self, cores: Mapping[str, Tensor], x: Tensor, choice: Choice | None) -> Tiling | None:
+        """Return the tiles of a weight that is kept for the backward pass, as `materialise` keeps it, or None."""
+        tiles = self._tiles(cores) if self._learns() else None
+        if tiles is not None and choice is not None:
+            tiles = tiling(self.generator.network, self.generator.paths, choice.taken.plan)
+        return tiles if self._keeps() and multiplied_in(x) == x.dtype else None
+
+    def _keeps(self) -> bool:
+        scale = self.cores["scale"]
+        return can_be_kept(self.generator.network, dtype_name(scale)) and multiplied_in(scale) == scale.dtype
 
 
 class _Convolution(GeneratedLayer):

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from adntn import Generator
 from adntn.arrays import dtype_name
 from adntn.contracting import contracted, contracted_vjp
+from adntn.materialising import materialise, materialise_back
 from adntn.network import SCALE
 from adntn.program.forecast import Forecast
 from adntn.streaming import stream, stream_back
@@ -30,6 +31,7 @@ from adntn.tiling import Overlap, Tiling, tiling
 from adntn_torch.differentiate import first_derivatives, without_autocast
 from adntn_torch.factored import Factored, factored
 from adntn_torch.fused import DTYPES, fused_linear
+from adntn_torch.spares import Spares
 
 #: The most rows of x for which a weight made on chip is predicted to be faster than tiles in memory (see `fused`).
 FUSED_ROWS = 64
@@ -108,6 +110,16 @@ def fused(form: Factored, generator: Generator, cores: Mapping[str, Tensor], x: 
             return y
         y = y * prepared[SCALE].to(x.dtype)
         return y if added is None else y + added
+
+
+def materialised_linear(
+    what: tuple[Generator, Spares], tiles: Tiling, cores: Mapping[str, Tensor], x: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Return x @ W.T + bias for x of shape (..., in); W is kept for the backward pass, dL/dW is never whole.
+
+    See `adntn.materialising.can_be_kept` for what may come here; nothing of it under autocast.
+    """
+    return _apply(_MaterialisedLinear, what, tiles, x, bias=bias, cores=cores)
 
 
 def contracted_linear(generator: Generator, cores: Mapping[str, Tensor], x: Tensor, bias: Tensor | None) -> Tensor:
@@ -193,6 +205,43 @@ class _StreamedLinear(_Streamed):
         bias_bar = rows_bar.sum(0).to(ctx.bias_dtype) if ctx.needs_input_grad[4] else None
         shaped = None if x_bar is None else x_bar.reshape(x.shape).to(x.dtype)
         return None, None, None, shaped, bias_bar, *(gradients[name].to(cores[0].dtype) for name in ctx.names)
+
+
+class _MaterialisedLinear(torch.autograd.Function):
+    """((generator, spares), tiles, names of the cores, x, bias, *cores) -> y; first derivatives only."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917 (torch's order)
+        ctx: Any,
+        what: tuple[Generator, Spares],
+        tiles: Tiling,
+        names: Sequence[str],
+        x: Tensor,
+        bias: Tensor | None,
+        *cores: Tensor,
+    ) -> Tensor:
+        generator, spares = what
+        _, prepared = generator.prepared(dict(zip(names, cores, strict=True)))
+        kept = spares.empty(generator.shape, x)
+        y = x.new_empty(*x.shape[:-1], generator.shape[0])  # no view, which nobody could write to
+        materialise(tiles, prepared, x.reshape(-1, x.shape[-1]), y.view(-1, generator.shape[0]), kept)
+        if bias is not None:
+            y += bias
+        ctx.generator, ctx.tiles, ctx.names = generator, tiles, names
+        ctx.save_for_backward(x, kept, *cores)
+        return y
+
+    @staticmethod
+    @first_derivatives
+    def backward(ctx: Any, saved: tuple[Tensor, ...], y_bar: Tensor) -> tuple[Any, ...]:
+        x, kept, *cores = saved
+        _, prepared = ctx.generator.prepared(dict(zip(ctx.names, cores, strict=True)))
+        rows, rows_bar = x.reshape(-1, x.shape[-1]), y_bar.reshape(-1, y_bar.shape[-1])
+        x_bar = x.new_empty(rows.shape) if ctx.needs_input_grad[3] else None
+        gradients = materialise_back(ctx.tiles, prepared, rows, rows_bar, kept=kept, x_bar=x_bar)
+        bias_bar = rows_bar.sum(0) if ctx.needs_input_grad[4] else None
+        shaped = None if x_bar is None else x_bar.reshape(x.shape)
+        return None, None, None, shaped, bias_bar, *(gradients[name] for name in ctx.names)
 
 
 class _StreamedConvolution(_Streamed):
