@@ -1,6 +1,7 @@
 """Checkpoints: all that a training consists of in one file, from which it goes on as if nothing had happened.
 
-What is read is plain data (`torch.load` with `weights_only=True`), never code. A file is there as a whole or not at all.
+What is read is plain data (`torch.load` with `weights_only=True`), never code. A file is there as a whole or not
+at all.
 
 >>> import tempfile
 >>> path = Path(tempfile.mkdtemp()) / "checkpoint.pt"

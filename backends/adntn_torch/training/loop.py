@@ -75,7 +75,7 @@ def run(
     stages = checked_stages(stages)
     lengths = [stage.length(batches) if isinstance(stage, Stage) else 0 for stage in stages]
     checkpoint = _last(checkpoints, metrics, resume)
-    running = _Run(model, stages, batches, checkpoints, metrics, checkpoint)
+    running = _Run(model, stages, batches, checkpoints=checkpoints, metrics=metrics, checkpoint=checkpoint)
     mode = model.training
     try:
         with shown_progress("training") if progress else nullcontext() as show:
@@ -135,11 +135,12 @@ class _Place:
 class _Run:
     """A model on its way through the stages."""
 
-    def __init__(  # noqa: PLR0917
+    def __init__(
         self,
         model: nn.Module,
         stages: Sequence[Stage | FitStage],
         batches: Iterable[Any],
+        *,
         checkpoints: Checkpoints | None,
         metrics: str | os.PathLike[str] | None,
         checkpoint: Checkpoint | None,
@@ -245,7 +246,7 @@ class _Run:
         value = float(loss.detach())
         if not math.isfinite(value) and not scaler.is_enabled():
             raise FloatingPointError(f"the objective of stage {stage.name!r} is {value} at step {place.step + 1}")
-        scaler.scale(loss).backward()
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         rates = {str(group.get("name", n)): float(group["lr"]) for n, group in enumerate(optimiser.param_groups)}
         norm = None
         if stage.clip is not None:
@@ -253,8 +254,10 @@ class _Run:
             learning = [one for group in optimiser.param_groups for one in group["params"]]
             norm = _finite(float(nn.utils.clip_grad_norm_(learning, stage.clip)))
         scaler.step(optimiser)
+        scale = scaler.get_scale()
         scaler.update()
-        schedule.step()
+        if scaler.get_scale() >= scale:  # it falls where a step was left out
+            schedule.step()
         place.step, place.total, place.batch = place.step + 1, place.total + 1, place.batch + 1
         place.loss += value
         norms = {} if stage.clip is None else {"gradient_norm": norm}

@@ -12,13 +12,13 @@ from adntn.atomic import whole_file
 
 
 def append_line(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
-    """Append an object as one line, in one write.
+    r"""Append an object as one line, in one write.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "metrics.jsonl"
     >>> append_line(path, {"step": 1, "loss": 0.5})
     >>> path.read_text()
-    '{"step": 1, "loss": 0.5}\\n'
+    '{"step": 1, "loss": 0.5}\n'
 
     Raises:
         ValueError: if a number is not finite, for which JSON has no word.

@@ -60,8 +60,8 @@ class Teacher:
     """
 
     def __init__(self, model: nn.Module, *, features: Iterable[str] = (), forward: Forward = forward) -> None:
-        self.model, self.names, self._forward = model.eval(), tuple(features), forward
-        _submodules(model, self.names)
+        self.names = tuple(_submodules(model, features))
+        self.model, self._forward = model.eval(), forward
         self._batch: Any = None
         self._answer: tuple[Any, dict[str, Tensor]] = None, {}
 
