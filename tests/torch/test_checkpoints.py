@@ -1,4 +1,4 @@
-"""Checkpoints: trainings go on to the bit from anywhere, and files that are damaged or of another network are refused."""
+"""Checkpoints: trainings go on to the bit from anywhere; files that are damaged or of another network are refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -238,10 +238,10 @@ def test_generated_weights_are_not_in_the_file(tmp_path: Path):
 
 
 @pytest.fixture
-def saved(tmp_path: Path) -> Iterator[Path]:
+def saved(tmp_path: Path) -> Path:
     model = network()
     save_checkpoint(tmp_path / "checkpoint.pt", model, optimiser=optimiser(model))
-    yield tmp_path / "checkpoint.pt"
+    return tmp_path / "checkpoint.pt"
 
 
 OTHERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
@@ -314,7 +314,7 @@ def test_a_changed_number_is_noticed(saved: Path):
     number = network()[4].weight.detach().numpy().tobytes()[:16]
     whole[whole.index(number)] ^= 1
     saved.write_bytes(whole)
-    with pytest.raises(CheckpointError, match="damaged or no checkpoint: .* checksum"):
+    with pytest.raises(CheckpointError, match=r"damaged or no checkpoint: .* checksum"):
         read_checkpoint(saved)
 
 
