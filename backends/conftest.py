@@ -13,6 +13,7 @@ FRAMEWORKS = {
     "adntn_jax/equinox.py": "equinox",
     "adntn_jax/files.py": "equinox",
     "adntn_jax/nnx.py": "flax",
+    "adntn_jax/training.py": "optax",
 }
 
 collect_ignore = [path for path, framework in FRAMEWORKS.items() if find_spec(framework) is None]
