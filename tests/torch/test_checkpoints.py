@@ -78,6 +78,8 @@ def stages(stop: tuple[str, int] | None = None) -> list[Stage | FitStage]:
         return loss
 
     def validate(model: nn.Module) -> float:
+        if stop == ("validate", taken["distil"]):
+            raise InterruptedRunError
         return float(model(torch.ones(2, 32) * torch.rand(())).square().sum())
 
     torch.manual_seed(1)
@@ -111,6 +113,8 @@ INTERRUPTIONS = [
     ("distil", 3),
     ("distil", 5),  # an epoch's first batch
     ("distil", 14),
+    ("validate", 10),  # between an epoch's last step and its end
+    ("validate", 15),  # the same, of the stage
     ("fine-tune", 0),
     ("fine-tune", 2),
     ("fine-tune", 6),
@@ -137,9 +141,7 @@ def test_interrupted_trainings_end_as_if_they_had_not_been(
     with pytest.raises(InterruptedRunError):
         run(first, stages(stop), loader, checkpoints=checkpoints, metrics=metrics)
     with metrics.open("a") as file:
-        file.write(
-            '{"stage": "distil", "epoch": 1, "step": 99}\n{"stage": "di'
-        )  # what was written after the checkpoint
+        file.write('{"stage": "distil", "step": 99}\n{"stage": "di')  # after the checkpoint
     again = network(TTN)
     with torch.no_grad():
         for parameter in again.parameters():
@@ -295,6 +297,9 @@ def test_another_optimiser_is_refused(saved: Path, groups: Callable[[nn.Module],
 def test_what_was_not_saved_is_not_restored(saved: Path):
     model = network()
     made = optimiser(model)
+    sgd = torch.optim.SGD(parameter_groups(model, cores={}))
+    with pytest.raises(CheckpointError, match="has as optimiser a AdamW, to be restored is a SGD"):
+        read_checkpoint(saved).restore(model, optimiser=sgd)
     with pytest.raises(CheckpointError, match="saved without the schedule"):
         read_checkpoint(saved).restore(model, schedule=warm_up(made, 5))
     with pytest.raises(CheckpointError, match="saved without a generator of the data loader, and is restored with one"):

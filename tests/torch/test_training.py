@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -482,6 +483,26 @@ def test_progress_is_silent_without_a_terminal(capfd: pytest.CaptureFixture[str]
     assert capfd.readouterr() == ("", "")
 
 
+def test_progress_counts_the_steps(monkeypatch: pytest.MonkeyPatch):
+    shown = []
+    bar = nullcontext(lambda done, count, of: shown.append((done, count, of)))
+    monkeypatch.setattr("adntn_torch.training.loop.shown_progress", lambda task: bar)
+    (epoch,) = run(pair()[0], [Stage("task", MSE, adam, steps=1)], BATCHES, progress=True)
+    assert shown == [(1, 1, f"task, loss {epoch.loss:.4g}")]
+
+
+def test_a_validation_that_is_no_number_is_the_worst():
+    values, states = iter([math.nan, 2.0, math.nan]), []
+
+    def validate(model: nn.Module) -> float:
+        states.append(copy.deepcopy(model.state_dict()))
+        return next(values)
+
+    model = pair()[0]
+    assert len(run(model, [Stage("task", MSE, adam, epochs=3, validate=validate, patience=1)], BATCHES)) == 3
+    assert all(torch.equal(one, states[1][name]) for name, one in model.state_dict().items())
+
+
 def test_batches_may_be_mappings():
     model = pair()[0]
     objective = lambda batch, outputs: outputs.square().mean()  # noqa: E731
@@ -513,6 +534,11 @@ BAD_RUNS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: run(pair()[0], [Stage("a", MSE, adam, steps=1)], []),
         ValueError,
         "no batches in epoch 1 of stage 'a'",
+    ),
+    "no batches for epochs": (
+        lambda: run(pair()[0], [Stage("a", MSE, adam, epochs=1)], []),
+        ValueError,
+        "no batches for stage 'a'",
     ),
     "batches that come once": (
         lambda: run(pair()[0], [Stage("a", MSE, adam, steps=5)], iter(BATCHES)),

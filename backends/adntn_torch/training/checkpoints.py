@@ -42,6 +42,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "version": int,
     "network": dict,
     "model": dict,
+    "kinds": dict,
     "groups": (list, type(None)),
     "optimiser": (dict, type(None)),
     "schedule": (dict, type(None)),
@@ -92,15 +93,19 @@ class Checkpoint:
         contents = self.contents
         if problem := _difference(contents["network"], fingerprint(model)):
             raise CheckpointError(f"{str(self.path)!r} is of another network: {problem}")
-        for name, wanted in (("optimiser", optimiser), ("schedule", schedule), ("scaler", scaler)):
-            if wanted is not None and contents[name] is None:
+        tools = {"optimiser": optimiser, "schedule": schedule, "scaler": scaler}
+        for name, kind in _kinds(**tools).items():
+            if name not in contents["kinds"]:
                 raise CheckpointError(f"{str(self.path)!r} was saved without the {name} that is to be restored")
+            if (saved := contents["kinds"][name]) != kind:
+                raise CheckpointError(f"{str(self.path)!r} has as {name} a {saved}, to be restored is a {kind}")
         if optimiser is not None and (problem := _other_groups(contents["groups"], _groups(model, optimiser))):
             raise CheckpointError(f"{str(self.path)!r} is of another optimiser: {problem}")
+        _check_generator(contents["random"], generator)
         model.load_state_dict(contents["model"])
-        for name, wanted in (("optimiser", optimiser), ("schedule", schedule), ("scaler", scaler)):
-            if wanted is not None:
-                wanted.load_state_dict(contents[name])
+        for name, tool in tools.items():
+            if tool is not None:
+                tool.load_state_dict(contents[name])
         restore_random_state(contents["random"], generator)
 
 
@@ -135,6 +140,7 @@ def save_checkpoint(
         "version": VERSION,
         "network": fingerprint(model),
         "model": dict(model.state_dict()),
+        "kinds": _kinds(optimiser=optimiser, schedule=schedule, scaler=scaler),
         "groups": None if optimiser is None else _groups(model, optimiser),
         "optimiser": None if optimiser is None else optimiser.state_dict(),
         "schedule": None if schedule is None else schedule.state_dict(),
@@ -238,9 +244,7 @@ def restore_random_state(state: Mapping[str, Any], generator: torch.Generator | 
     Raises:
         CheckpointError: if a generator was given only now, or only then.
     """
-    if (generator is None) != (state["generator"] is None):
-        then, now = ("with", "without") if generator is None else ("without", "with")
-        raise CheckpointError(f"the state was saved {then} a generator of the data loader, and is restored {now} one")
+    _check_generator(state, generator)
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -261,6 +265,17 @@ def fingerprint(model: nn.Module) -> dict[str, dict[str, str]]:
         },
         "generators": {name: str(layer.topology) for name, layer in generated_layers(model).items()},
     }
+
+
+def _check_generator(state: Mapping[str, Any], generator: torch.Generator | None) -> None:
+    if (generator is None) != (state["generator"] is None):
+        then, now = ("with", "without") if generator is None else ("without", "with")
+        raise CheckpointError(f"the state was saved {then} a generator of the data loader, and is restored {now} one")
+
+
+def _kinds(**tools: object) -> dict[str, str]:
+    """Return the names of the classes of what there is."""
+    return {name: type(tool).__name__ for name, tool in tools.items() if tool is not None}
 
 
 def _difference(saved: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> str:

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def _last(checkpoints: Checkpoints | None, metrics: str | os.PathLike[str] | Non
         if checkpoints is None:
             raise ValueError("resume=True needs checkpoints, to go on from")
         return checkpoints.latest()
-    left = [*(checkpoints.paths() if checkpoints is not None else [])]
+    left = [] if checkpoints is None else checkpoints.paths()
     if metrics is not None and Path(metrics).exists():
         left.append(Path(metrics))
     if left:
@@ -213,7 +214,10 @@ class _Run:
             self.checkpoints.save(self.place.total, self.model, **tools, generator=self.generator, position=position)
 
     def _rest_of_epoch(self) -> Iterator[Any]:
-        """Yield the batches of the epoch that were not yet done."""
+        """Yield the batches of the epoch that were not yet done.
+
+        Those that were are made once more and passed over, from the random numbers with which the epoch began.
+        """
         place = self.place
         now = random_state(self.generator)
         if place.epoch_random is None:
@@ -248,11 +252,11 @@ class _Run:
             raise FloatingPointError(f"the objective of stage {stage.name!r} is {value} at step {place.step + 1}")
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         rates = {str(group.get("name", n)): float(group["lr"]) for n, group in enumerate(optimiser.param_groups)}
-        norm = None
+        norms = {}
         if stage.clip is not None:
             scaler.unscale_(optimiser)
             learning = [one for group in optimiser.param_groups for one in group["params"]]
-            norm = _finite(float(nn.utils.clip_grad_norm_(learning, stage.clip)))
+            norms["gradient_norm"] = _finite(float(nn.utils.clip_grad_norm_(learning, stage.clip)))
         scaler.step(optimiser)
         scale = scaler.get_scale()
         scaler.update()
@@ -260,7 +264,6 @@ class _Run:
             schedule.step()
         place.step, place.total, place.batch = place.step + 1, place.total + 1, place.batch + 1
         place.loss += value
-        norms = {} if stage.clip is None else {"gradient_norm": norm}
         self._write(stage.name, loss=_finite(value), rates=rates, **norms)
         return value
 
@@ -271,9 +274,9 @@ class _Run:
             self.model.eval()
             with torch.no_grad():
                 value = float(stage.validate(self.model))
-            if place.best is None or value < place.best["value"]:
-                state = {name: one.clone() for name, one in self.model.state_dict().items()}
-                place.best, place.worse = {"value": value, "model": state}, 0
+            comparable = math.inf if math.isnan(value) else value
+            if place.best is None or comparable < place.best["value"]:
+                place.best, place.worse = {"value": comparable, "model": deepcopy(dict(self.model.state_dict()))}, 0
             else:
                 place.worse += 1
         self._finish_epoch(stage.name, place.loss / place.batch, value)

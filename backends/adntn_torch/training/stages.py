@@ -78,12 +78,14 @@ class Stage:
         """Return the number of steps.
 
         Raises:
-            TypeError: if it depends on the number of batches, and these have none.
+            TypeError, ValueError: if it depends on the number of batches, and these have none or are none.
         """
         if self.steps is not None:
             return self.steps
         if not isinstance(batches, Sized):
             raise TypeError(f"stage {self.name!r} has epochs, but batches no length: give steps instead")
+        if not len(batches):
+            raise ValueError(f"there are no batches for stage {self.name!r}")
         return (self.epochs or 0) * len(batches)
 
 
