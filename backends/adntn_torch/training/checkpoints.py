@@ -84,7 +84,7 @@ class Checkpoint:
         Args:
             model: built as the one that was saved.
             optimiser, schedule, scaler: made for this model as they were then; None leaves what was saved of them.
-            generator: of a data loader, where it has its own.
+            generator: of a data loader, if one was saved.
 
         Raises:
             CheckpointError: if the network is another, the optimiser has other groups of parameters, or something was
@@ -231,7 +231,7 @@ def random_state(generator: torch.Generator | None = None) -> dict[str, Any]:
     algorithm, keys, *rest = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         "numpy": [algorithm, torch.from_numpy(np.asarray(keys, np.int64)), *rest],
         "python": random.getstate(),
         "generator": None if generator is None else generator.get_state(),
@@ -239,14 +239,14 @@ def random_state(generator: torch.Generator | None = None) -> dict[str, Any]:
 
 
 def restore_random_state(state: Mapping[str, Any], generator: torch.Generator | None = None) -> None:
-    """Put back what `random_state` returned; on other devices than it was taken on, those of the CPU alone.
+    """Put back what `random_state` returned; with another number of GPUs, without theirs.
 
     Raises:
         CheckpointError: if a generator was given only now, or only then.
     """
     _check_generator(state, generator)
     torch.set_rng_state(state["torch"])
-    if len(state["cuda"]) == torch.cuda.device_count():
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
     algorithm, keys, *rest = state["numpy"]
     np.random.set_state((algorithm, keys.numpy().astype(np.uint32), *rest))
