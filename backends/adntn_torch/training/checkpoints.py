@@ -231,7 +231,7 @@ def random_state(generator: torch.Generator | None = None) -> dict[str, Any]:
     algorithm, keys, *rest = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
         "numpy": [algorithm, torch.from_numpy(np.asarray(keys, np.int64)), *rest],
         "python": random.getstate(),
         "generator": None if generator is None else generator.get_state(),

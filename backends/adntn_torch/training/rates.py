@@ -67,8 +67,8 @@ def parameter_groups(
 def warm_up(optimiser: torch.optim.Optimizer, steps: int, *, share: float = 0.1, decay: Decay = "cosine") -> LambdaLR:
     """Return torch's scheduler by `rate_factor`; call its `step()` after every step of the optimiser.
 
-    Why rates should rise: a first step of Adam moves every number of every core by the full rate, before it knows the
-    size of their gradients, and all levels multiply what they change.
+    A first step of Adam moves every number of every core by the full rate, before it knows the size of their gradients,
+    and all levels multiply what they change. The rise is a precaution against that, no cure for rates that are too high.
 
     Args:
         optimiser: each group's rate is its highest one.
