@@ -68,7 +68,8 @@ def warm_up(optimiser: torch.optim.Optimizer, steps: int, *, share: float = 0.1,
     """Return torch's scheduler by `rate_factor`; call its `step()` after every step of the optimiser.
 
     A first step of Adam moves every number of every core by the full rate, before it knows the size of their gradients,
-    and all levels multiply what they change. The rise is a precaution against that, no cure for rates that are too high.
+    and all levels multiply what they change. The rise is a precaution against that; it is no cure for rates that are
+    too high.
 
     Args:
         optimiser: each group's rate is its highest one.
