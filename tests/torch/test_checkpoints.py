@@ -91,9 +91,9 @@ def stages(stop: tuple[str, int] | None = None) -> list[Stage | FitStage]:
     ]
 
 
-def batches(own: bool = True) -> DataLoader[Any]:
+def batches(own: bool = True, workers: int = 0) -> DataLoader[Any]:
     generator = torch.Generator().manual_seed(5) if own else None
-    return DataLoader(Noisy(), batch_size=5, shuffle=True, generator=generator)
+    return DataLoader(Noisy(), batch_size=5, shuffle=True, num_workers=workers, generator=generator)
 
 
 def seeded() -> None:
@@ -159,6 +159,19 @@ def test_interrupted_trainings_end_as_if_they_had_not_been(
         run(network(), stages(), batches(own), checkpoints=checkpoints, resume=True) == whole
     )  # nothing is left to do
     assert len(checkpoints.paths()) <= 2
+
+
+def test_processes_that_load_batches_make_them_as_they_did(tmp_path: Path):
+    model, again = network(), network()
+    seeded()
+    whole = run(model, stages(), batches(workers=1))
+    checkpoints = Checkpoints(tmp_path, every=1)
+    seeded()
+    with pytest.raises(InterruptedRunError):
+        run(again, stages(("distil", 8)), batches(workers=1), checkpoints=checkpoints)
+    seeded()
+    assert run(again, stages(), batches(workers=1), checkpoints=checkpoints, resume=True) == whole
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
 
 
 def test_a_fresh_process_goes_on_to_the_bit(tmp_path: Path):
