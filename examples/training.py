@@ -16,13 +16,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adntn_torch import generated_layers
+from adntn_torch.training import parameter_groups, rate_factor
 from data import Dataset
 
 
@@ -127,6 +126,7 @@ def train(
         progress = _restore(checkpoint, job, network, optimiser) or progress
     started = time.monotonic() - progress.seconds
     per_epoch, steps = recipe.steps_per_epoch(dataset), recipe.steps(dataset)
+    rising = max(1, round(recipe.warmup * steps))
     network.train()
     order = _order(dataset, recipe, progress.step // per_epoch)
     on_step(progress.step, math.nan, progress.seconds)
@@ -141,7 +141,7 @@ def train(
         images, labels = dataset.train_images[rows], dataset.train_labels[rows]
         images = augmented(images, dataset.shift, dataset.mirror, _generator(recipe.seed, "shift", progress.step))
         for group in optimiser.param_groups:
-            group["lr"] = group["peak"] * _factor(progress.step, steps, recipe.warmup)
+            group["lr"] = group["peak"] * rate_factor(progress.step, steps, rising)
         loss = _step(network, optimiser, images, labels, recipe)
         progress.step += 1
         progress.loss_sum += loss
@@ -199,14 +199,6 @@ def _step(
     return float(loss.detach())
 
 
-def _factor(step: int, steps: int, warmup: float) -> float:
-    """Return the part of the peak rate at a step: a straight rise, then half a cosine down to zero."""
-    rising = max(1, round(warmup * steps))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1.0 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-
 def _order(dataset: Dataset, recipe: Recipe, epoch: int) -> Tensor:
     """Return the order in which an epoch goes through the training images."""
     generator = _generator(recipe.seed, "order", epoch)
@@ -221,16 +213,13 @@ def _generator(seed: int, purpose: str, number: int) -> torch.Generator:
 
 def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     """Return AdamW with its own rate for cores, and weight decay for ordinary matrices and kernels only."""
-    cores = {id(core) for layer in generated_layers(network).values() for core in layer.cores.values()}
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    ordinary = [parameter for parameter in parameters if id(parameter) not in cores]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in ordinary if p.ndim > 1], "peak": recipe.rate, "weight_decay": recipe.weight_decay},
-        {"params": [p for p in ordinary if p.ndim <= 1], "peak": recipe.rate, "weight_decay": 0.0},
-        {"params": [p for p in parameters if id(p) in cores], "peak": recipe.core_rate, "weight_decay": 0.0},
-    ]
+    groups = parameter_groups(
+        network,
+        cores={"peak": recipe.core_rate},
+        others={"peak": recipe.rate, "weight_decay": recipe.weight_decay},
+    )
     # The fused step goes over millions of dense weights once instead of ten times.
-    return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+    return torch.optim.AdamW(groups, fused=True)
 
 
 @dataclass
