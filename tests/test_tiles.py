@@ -56,7 +56,7 @@ def assembled(tiles: Tiling, cores: Cores, like: Any) -> Any:
     return weight
 
 
-def pulled_back(tiles: Tiling, cores: Cores, weight_bar: Any, needs_tile: bool) -> Cores:
+def pulled_back(tiles: Tiling, cores: Cores, weight_bar: Any, needs_tile: bool, made_before: Any = None) -> Cores:
     """The adjoint of <weight_bar, W>, tile by tile."""
     if tiles.scales and not needs_tile:  # the scale's own gradient needs the tiles
         return tiles.pull_back_weight(cores, weight_bar)
@@ -70,7 +70,7 @@ def pulled_back(tiles: Tiling, cores: Cores, weight_bar: Any, needs_tile: bool) 
             overlap.add(bar, tile)
         return bar
 
-    gradients = tiles.pull_back(cores, adjoint_of, needs_tile)
+    gradients = tiles.pull_back(cores, adjoint_of, needs_tile, made_before)
     assert set(seen) == {needs_tile}
     return tiles.through_scale(cores, gradients, overlap.total) if tiles.scales else gradients
 
@@ -96,8 +96,9 @@ def check(generator: adntn.Generator, plans: list[Plan], dtype: str = "float64",
         tiles.write(own, out)
         assert relative_error(out, expected) < tolerance(dtype), plan
         assert relative_error(assembled(tiles, own, expected), expected) < tolerance(dtype), plan
-        for needs_tile in (False, True):
-            found = pulled_back(tiles, own, bar, needs_tile)
+        tiles.write(own, out, scaled=False)
+        ways = [pulled_back(tiles, own, bar, needs_tile) for needs_tile in (False, True)]
+        for found in (*ways, pulled_back(tiles, own, bar, needs_tile=True, made_before=out)):
             assert set(found) == set(wanted)
             for name, gradient in wanted.items():
                 assert found[name].shape == gradient.shape

@@ -46,7 +46,7 @@ def test_every_schedule_is_the_dense_layer(
     assert_close(differentiated(layer, x), dense(layer, x), tolerance("float64"))
 
 
-@pytest.mark.parametrize("schedule", ["auto", *IN_PLACE])
+@pytest.mark.parametrize("schedule", ["auto", "materialise", *IN_PLACE])
 @pytest.mark.parametrize("kind", LARGE)
 def test_every_schedule_of_a_large_layer_is_the_dense_layer(kind: str, schedule: str) -> None:
     name, arguments, shape = LARGE[kind]
@@ -60,7 +60,7 @@ def test_every_schedule_of_a_large_layer_is_the_dense_layer(kind: str, schedule:
     assert_close(differentiated(layer, x), dense(layer, x), tolerance("float64"))
 
 
-@pytest.mark.parametrize("schedule", ["auto", *IN_PLACE])
+@pytest.mark.parametrize("schedule", ["auto", "materialise", *IN_PLACE])
 @pytest.mark.parametrize("kind", ["Linear", "Conv2d"])
 def test_every_topology_has_every_schedule(topology: adntn.Options, kind: str, schedule: str) -> None:
     name, arguments, shape = LARGE[kind]
@@ -314,6 +314,34 @@ def test_nothing_as_large_as_half_of_a_streamed_weight_is_ever_made(topology: ad
     with Allocations() as allocations:
         layer(x)
     assert allocations.largest >= weight
+
+
+@pytest.mark.parametrize("topology", BOUNDED.values(), ids=BOUNDED)
+def test_a_materialised_linear_layer_makes_its_weight_once_and_never_its_gradient(
+    topology: adntn.Options,
+) -> None:
+    layer = adntn_torch.Linear(1024, 2048, topology=topology, schedule="materialise", seed=0)
+    weight = 4 * layer.generator.network.layout.size
+    with Allocations() as allocations:
+        layer(random(8, 1024, dtype=torch.float32).requires_grad_()).sum().backward()
+    assert len({storage.cdata for storage, size in allocations.made if size > weight / 2}) == 1
+    assert allocations.held < weight / 2  # its memory waits for the next step
+    with Allocations() as again:
+        layer(random(8, 1024, dtype=torch.float32).requires_grad_()).sum().backward()
+    assert again.largest >= weight
+
+
+def test_the_memory_of_a_weight_is_used_again_but_not_while_its_graph_lives() -> None:
+    layer, x = linear("materialise"), random(4, 256).requires_grad_()
+    first, second = layer(x), layer(2 * x)
+    (once,) = torch.autograd.grad(first.sin().sum(), x, retain_graph=True)
+    third = layer(3 * x)
+    (again,) = torch.autograd.grad(first.sin().sum(), x)
+    assert torch.equal(once, again)
+    for y in (second, third):
+        y.sum().backward()
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(layer).eval()))
+    assert_close(differentiated(copied, x.detach()), dense(layer, x.detach()), tolerance("float64"))
 
 
 @pytest.mark.parametrize("kind", ["Linear", "Conv2d"])
