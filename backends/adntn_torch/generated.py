@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,27 @@ from adntn_torch.schedules import is_traced
 UNLIMITED = 2**62
 
 
+class Spread(Protocol):
+    """How a layer is spread over processes; `adntn_torch.distributed` makes them.
+
+    Attributes:
+        generator: of what this process makes: the weight, or a part of it.
+        adds_bias: whether the layer adds its bias itself.
+    """
+
+    @property
+    def generator(self) -> Generator: ...  # noqa: D102
+
+    @property
+    def adds_bias(self) -> bool: ...  # noqa: D102
+
+    def cores(self, cores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the cores that `generator` takes, whose gradients are added up over the processes."""
+
+    def copy(self, value: Tensor, core: Tensor) -> None:
+        """Copy the first process's value into a core, in every process."""
+
+
 class GeneratedLayer(nn.Module):
     """A layer of `torch.nn` whose weight is generated from cores; use `Linear`, `Conv2d`, `Embedding` ...
 
@@ -47,6 +68,7 @@ class GeneratedLayer(nn.Module):
             layer takes.
         frozen_weight: the weight that `freeze` keeps, or None.
         std: the standard deviation with which the weight starts.
+        spread: how the layer is spread over processes; None for one that knows of no others.
     """
 
     #: The dense layer that this one stands for, and the arguments that both are built with (also their attributes).
@@ -81,6 +103,7 @@ class GeneratedLayer(nn.Module):
         self.differentiation = checked_differentiation(differentiation or "adjoint", self.engine)
         self.schedule, self.memory_limit = self._named_schedule(schedule, memory_limit), memory_limit
         self.topology = topology
+        self.spread: Spread | None = None
         self.generator = self._generator(topology, tuple(weight.shape))
         self._engine = None if self.engine is None else engine_of(self.generator, self.engine)
         self.std = self._usual_deviation() if std is None else float(std)
@@ -114,13 +137,28 @@ class GeneratedLayer(nn.Module):
         """The generated weight: new, contiguous, differentiable with respect to the cores; if frozen, the kept one."""
         return self._generated() if self.frozen_weight is None else self.frozen_weight
 
-    def _generated(self) -> Tensor:
+    @property
+    def _generator_here(self) -> Generator:
+        """The generator of what this process makes of the weight."""
+        return self.generator if self.spread is None else self.spread.generator
+
+    def _cores_here(self) -> dict[str, Tensor]:
+        """Return the cores of `_generator_here`."""
         cores = dict(self.cores.items())
-        return generate(self.generator, cores, self.differentiation, self._engine, self._tiles(cores))
+        return cores if self.spread is None else self.spread.cores(cores)
+
+    @property
+    def _bias_here(self) -> nn.Parameter | None:
+        """The bias, if the layer adds it itself."""
+        return self.bias if self.spread is None or self.spread.adds_bias else None
+
+    def _generated(self) -> Tensor:
+        cores = self._cores_here()
+        return generate(self._generator_here, cores, self.differentiation, self._engine, self._tiles(cores))
 
     def _weight_and_bias(self) -> tuple[Tensor, Tensor | None]:
         """Return both in one number type, for a product of torch."""
-        weight, bias = self.frozen_weight, self.bias
+        weight, bias = self.frozen_weight, self._bias_here
         if weight is None:
             return self._generated(), bias
         if self.training and not is_traced() and self._learns():
@@ -136,7 +174,8 @@ class GeneratedLayer(nn.Module):
 
     def _tiles(self, cores: Mapping[str, Tensor]) -> Tiling | None:
         """Return the tiles that make the weight, or None where it is made in one piece."""
-        small = math.prod(self.generator.shape) < TILED
+        generator = self._generator_here
+        small = math.prod(generator.shape) < TILED
         if (
             small
             or self.differentiation == "native"
@@ -145,7 +184,7 @@ class GeneratedLayer(nn.Module):
             or cores["scale"].is_meta
         ):
             return None
-        return self.generator.tiling(cores)
+        return generator.tiling(cores)
 
     def freeze(self, dtype: torch.dtype | None = None) -> Self:
         """Keep the weight, made once, for inference; return the layer.
@@ -188,7 +227,7 @@ class GeneratedLayer(nn.Module):
         """
         scale = self.cores["scale"]
         here = machine_of(scale)
-        network, paths = self.generator.network, self.generator.paths
+        network, paths = self._generator_here.network, self._generator_here.paths
         task = Task(network, paths, rounded(rows), training, scale.element_size(), self.streams)
         if reason := self._why_in_one_piece():
             return replace(choose(task, here, "materialise"), reason=reason)
@@ -200,7 +239,7 @@ class GeneratedLayer(nn.Module):
             return f"as the engine {self.engine!r} makes it"
         if self.differentiation == "native":
             return "as torch differentiates it"
-        small = math.prod(self.generator.shape) < TILED
+        small = math.prod(self._generator_here.shape) < TILED
         return f"as all of less than {TILED:,} weights" if small and self._is_free() else ""
 
     def _is_free(self) -> bool:
@@ -295,7 +334,10 @@ class GeneratedLayer(nn.Module):
             if array.is_complex() and not self.cores[name].is_complex():
                 raise TypeError(f"core {name!r} is complex ({array.dtype}), the layer's are {self.cores[name].dtype}")
         for name, array in arrays.items():
-            self.cores[name].copy_(array)
+            if self.spread is None:
+                self.cores[name].copy_(array)
+            else:
+                self.spread.copy(array, self.cores[name])
         self._renew()
 
     def _renew(self) -> None:
@@ -352,7 +394,12 @@ class GeneratedLayer(nn.Module):
         """Return the layer of `torch.nn` with this weight: bit-equal outputs, the same bias parameter and mode.
 
         The weight is made from the cores, also if a frozen layer keeps it in another number type.
+
+        Raises:
+            RuntimeError: if the layer is spread over processes.
         """
+        if self.spread is not None:
+            raise RuntimeError(f"a layer spread over processes cannot be made dense here: {self}")
         weight = nn.Parameter(self._generated())
         arguments = {name: getattr(self, name) for name in self.dense_arguments}
         if self.has_bias:
@@ -393,6 +440,8 @@ class GeneratedLayer(nn.Module):
             shown.append(f"memory_limit={self.memory_limit:,}")
         if self.frozen_weight is not None:
             shown.append("frozen")
+        if self.spread is not None:
+            shown.append(str(self.spread))
         return ", ".join(shown)
 
     def __repr__(self) -> str:

@@ -98,12 +98,12 @@ class Linear(GeneratedLayer):
         choice = self._scheduled(x, math.prod(x.shape[:-1]))
         if choice is None or choice.taken.schedule == "materialise":
             return functional.linear(x, *self._weight_and_bias())
-        cores = dict(self.cores.items())
         if choice.taken.schedule == "recompute":
-            return recomputed(lambda x: functional.linear(x, *self._weight_and_bias()), x, cores)
+            return recomputed(lambda x: functional.linear(x, *self._weight_and_bias()), x, dict(self.cores.items()))
+        generator, cores = self._generator_here, self._cores_here()
         if choice.taken.schedule == "contract":
-            return contracted_linear(self.generator, cores, x, self.bias)
-        return streamed_linear(self.generator, choice.taken, cores, x, self.bias)
+            return contracted_linear(generator, cores, x, self._bias_here)
+        return streamed_linear(generator, choice.taken, cores, x, self._bias_here)
 
 
 class _Convolution(GeneratedLayer):
@@ -192,15 +192,15 @@ class _Convolution(GeneratedLayer):
         settings = self.stride, padding, self.dilation, self.groups
         if choice is None or choice.taken.schedule == "materialise":
             return self.convolve(x, *self._weight_and_bias(), *settings)
-        cores = dict(self.cores.items())
         if choice.taken.schedule == "recompute":
-            return recomputed(lambda x: self.convolve(x, *self._weight_and_bias(), *settings), x, cores)
+            given = dict(self.cores.items())
+            return recomputed(lambda x: self.convolve(x, *self._weight_and_bias(), *settings), x, given)
         tiles = tiling(self.generator.network, self.generator.paths, choice.taken.plan)
         examples = x[None] if x.dim() == len(self.kernel_size) + 1 else x
         y = streamed_convolution(
             self.generator,
             tiles,
-            cores,
+            self._cores_here(),
             examples,
             self.bias,
             convolve=lambda x, w: self.convolve(x, w, None, *settings),
