@@ -1,0 +1,93 @@
+"""Generated weights on four devices of the host, beside one: writes how far apart they come, and what was sent.
+
+Run by `tests/jax/test_distributed.py`, with XLA_FLAGS=--xla_force_host_platform_device_count=4; argument: the file for
+the results.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import adntn
+import adntn_jax
+from adntn_jax.distributed import part, value_and_grad
+
+COLLECTIVE = re.compile(r"= (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
+ARRAY = re.compile(r"(?:f|s|u|c|bf)(\d+)\[([\d,]*)\]")
+TOPOLOGIES = {
+    "TTN": adntn.TTN.options(bond=4, leg=2),
+    "AugmentedTTN": adntn.AugmentedTTN.options(bond=2, mixing_activation="tanh"),
+    "MERA": adntn.MERA.options(bond=2),
+}
+WIDTH, HIDDEN, ROWS = 32, 64, 8
+
+
+def messages(function: Any, *arguments: Any) -> list[int]:
+    """Return the bytes of each collective of a compiled function."""
+    text = function.lower(*arguments).compile().as_text()
+    found = (COLLECTIVE.search(line) for line in text.splitlines())
+    return [sum(map(_bytes, ARRAY.findall(match[1]))) for match in found if match]
+
+
+def _bytes(array: tuple[str, str]) -> int:
+    bits, sizes = array
+    return int(bits) // 8 * math.prod(int(size) for size in sizes.split(",") if size)
+
+
+def compared(topology: str, differentiation: str) -> dict[str, Any]:
+    """Return losses and gradients of every way beside those on one device."""
+    up, down = TOPOLOGIES[topology]((HIDDEN, WIDTH)), TOPOLOGIES[topology]((WIDTH, HIDDEN))
+    cores = {name: g.init(seed, backend="jax", dtype="float64") for seed, (name, g) in enumerate(zip("ud", (up, down)))}
+    x = jax.random.normal(jax.random.key(0), (ROWS, WIDTH))
+    mesh = jax.make_mesh((jax.device_count(),), ("devices",), axis_types=(AxisType.Auto,))
+    weight = partial(adntn_jax.weight, differentiation=differentiation)
+
+    def loss(cores: Any, x: jax.Array) -> jax.Array:
+        hidden = jnp.tanh(x @ weight(up, cores["u"]).T)
+        return jnp.mean((hidden @ weight(down, cores["d"]).T - x) ** 2)
+
+    @partial(jax.shard_map, mesh=mesh, in_specs=(P(), P()), out_specs=P())
+    def tensor_parallel(cores: Any, x: jax.Array) -> jax.Array:
+        rows, own = part(up, cores["u"], "devices")
+        hidden = jnp.tanh(x @ weight(rows, own).T)
+        columns, own = part(down, cores["d"], "devices", dimension=1)
+        return jnp.mean((jax.lax.psum(hidden @ weight(columns, own).T, "devices") - x) ** 2)
+
+    divided = jax.device_put(x, NamedSharding(mesh, P("devices")))
+    ways: dict[str, tuple[Callable[..., Any], jax.Array]] = {
+        "jit alone": (jax.value_and_grad(loss), divided),
+        "data parallel": (value_and_grad(loss, mesh, "devices"), divided),
+        "tensor parallel": (jax.value_and_grad(tensor_parallel), x),
+    }
+    expected = jax.jit(jax.value_and_grad(loss))(cores, x)
+    found = {}
+    for name, (way, given) in ways.items():
+        compiled = jax.jit(way)
+        value, gradients = compiled(cores, given)
+        errors = jax.tree.map(
+            lambda one, other: float(jnp.linalg.norm(one - other) / jnp.linalg.norm(other)), gradients, expected[1]
+        )
+        found[name] = {
+            "error of loss": abs(float(value - expected[0])),
+            "error of gradients": max(jax.tree.leaves(errors)),
+            "messages": messages(compiled, cores, given),
+        }
+    return {"parameters": up.parameters + down.parameters, "ways": found}
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_enable_x64", True)
+    cases = [(topology, path) for topology in TOPOLOGIES for path in ("adjoint", "native")]
+    Path(sys.argv[1]).write_text(json.dumps({f"{one}, {path}": compared(one, path) for one, path in cases}))
