@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,12 @@ def trained(model: nn.Module, x: Tensor, y: Tensor) -> Trained:
     return found
 
 
+@cache
+def alone(topology: str) -> Trained:
+    """Train a network in this process, with all examples."""
+    return trained(network(topology), *data())
+
+
 def whole(tensor: Any) -> Tensor:
     """Return all of a gradient."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -131,9 +138,10 @@ def compared(way: str, topology: str) -> dict[str, Any]:
     """Return how far a spread network comes from one in this process alone, and what was sent."""
     spread, divides_x, divides_y = WAYS[way]
     (x, y), rank, count = data(), dist.get_rank(), dist.get_world_size()
-    alone, together = network(topology), network(topology)
-    numbers = [sum(core.numel() for core in together[place].cores.values()) for place in (0, 2)]
-    expected = trained(alone, x, y)
+    together = network(topology)
+    numbers = [layer.generator.parameters for layer in together if isinstance(layer, adntn_torch.Linear)]
+    parameters = sum(parameter.numel() for parameter in together.parameters())
+    expected = alone(topology)
     found = trained(
         spread(together), x.chunk(count)[rank] if divides_x else x, y.chunk(count)[rank] if divides_y else y
     )
@@ -149,7 +157,7 @@ def compared(way: str, topology: str) -> dict[str, Any]:
         "error of gradients": max(of_gradients),
         "messages": [message.size for message in found.messages.all],
         "cores": numbers,
-        "parameters": sum(parameter.numel() for parameter in alone.parameters()),
+        "parameters": parameters,
     }
 
 
