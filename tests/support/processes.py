@@ -20,7 +20,8 @@ def torchrun(script: str, processes: int, *arguments: str, restarts: int = 0) ->
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command += ["--max-restarts", str(restarts), str(SUPPORT / script), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    # restarted processes must not find the addresses of killed ones in the store (pytorch/pytorch#135712)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(Path(arguments[-1]).read_text())
