@@ -91,7 +91,7 @@ class Parts:
                 axis = share.axis + lead
                 sizes = tuple(core.shape)
                 split = (*sizes[:axis], share.count, sizes[axis] // share.count, *sizes[axis + 1 :])
-                chosen = (*(slice(None),) * axis, number // share.place % share.count)
+                chosen = (*(slice(None),) * axis, number // share.place % share.count, ...)
                 core = functions.reshape(core, split)[chosen]
             made[name] = functions.reshape(core, shape)
         return made
