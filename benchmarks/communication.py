@@ -81,8 +81,8 @@ def page(rows: Sequence[Row], command: str) -> str:
     """Return the page of results."""
     return (
         "# What processes send to each other\n\n"
-        f"Made by `{command}`: a perceptron of two layers of {SETTING.width:,} x {SETTING.width:,}, dense, and compressed"
-        f" ({SETTING.topology}, {rows[0].compressed.parameters:,} numbers with biases in place of"
+        f"Made by `{command}`: a perceptron of two layers of {SETTING.width:,} x {SETTING.width:,}, dense, and"
+        f" compressed ({SETTING.topology}, {rows[0].compressed.parameters:,} numbers with biases in place of"
         f" {rows[0].dense.parameters:,}), {SETTING.rows} examples a step in all, float32. A message counts once, by the"
         " size of the whole that it adds up or gathers. The losses of"
         f" {SETTING.steps} steps are compared with those of one process; the last column is the largest relative"

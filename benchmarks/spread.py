@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import adntn
 
@@ -15,7 +15,7 @@ class Setting:
     width: int = 1024
     rows: int = 32
     steps: int = 3
-    topology: adntn.Options = adntn.MERA.options(bond=2)
+    topology: adntn.Options = field(default_factory=lambda: adntn.MERA.options(bond=2))
 
 
 #: What is measured.

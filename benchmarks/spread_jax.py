@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,11 +16,10 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import adntn_jax
+from adntn_jax.communication import messages
 from adntn_jax.distributed import part, value_and_grad
 from benchmarks.spread import SETTING, Sent, sent
 
-COLLECTIVE = re.compile(r"= (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
-ARRAY = re.compile(r"(?:f|s|u|c|bf)(\d+)\[([\d,]*)\]")
 GENERATOR = SETTING.topology((SETTING.width, SETTING.width))
 AXIS = "devices"
 
@@ -47,7 +44,7 @@ def loss(layers: list[Any], x: jax.Array, compressed: bool) -> jax.Array:
 
 def tensor_parallel(compressed: bool) -> Callable[..., jax.Array]:
     """Return the same with the rows of the first weight and the columns of the second divided among devices."""
-    whole, rows, columns = P(), P(AXIS), P(None, AXIS)
+    whole, rows, columns = (P(*axes) for axes in ((), (AXIS,), (None, AXIS)))  # type: ignore[no-untyped-call]
     specs = whole if compressed else [(rows, rows), (columns, whole)]
 
     def on_device(layers: list[Any], x: jax.Array) -> jax.Array:
@@ -56,7 +53,8 @@ def tensor_parallel(compressed: bool) -> Callable[..., jax.Array]:
             first, second = (weight(*part(GENERATOR, w, AXIS, number)) for number, w in enumerate((first, second)))
             bias = bias.reshape(jax.lax.axis_size(AXIS), -1)[jax.lax.axis_index(AXIS)]
         terms = jax.nn.relu(x @ first.T + bias) @ second.T
-        return jnp.mean((jax.lax.psum(terms, AXIS) + last - x) ** 2)
+        y = jax.lax.psum(terms, AXIS) + last  # type: ignore[no-untyped-call]
+        return jnp.mean((y - x) ** 2)
 
     return jax.shard_map(on_device, mesh=mesh(), in_specs=(specs, whole), out_specs=whole)
 
@@ -66,25 +64,13 @@ def mesh() -> jax.sharding.Mesh:
     return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def messages(compiled: Any) -> list[int]:
-    """Return the bytes of each collective of a compiled function."""
-    found = (COLLECTIVE.search(line) for line in compiled.as_text().splitlines())
-    return [sum(map(_bytes, ARRAY.findall(match[1]))) for match in found if match]
-
-
-def _bytes(array: tuple[str, str]) -> int:
-    bits, sizes = array
-    return int(bits) // 8 * math.prod(int(size) for size in sizes.split(",") if size)
-
-
 def trained(step: Callable[..., Any], layers: list[Any], x: jax.Array) -> tuple[list[float], list[int]]:
     """Return the losses of some steps and the sizes of the messages of one."""
     compiled = jax.jit(step).lower(layers, x).compile()
     losses = []
     for _ in range(SETTING.steps):
         value, gradients = compiled(layers, x)
-        placed = jax.tree.map(lambda one, bar: jax.device_put(one - 0.1 * bar, one.sharding), layers, gradients)
-        layers = placed
+        layers = jax.tree.map(lambda one, bar: jax.device_put(one - 0.1 * bar, one.sharding), layers, gradients)
         losses.append(float(value))
     return losses, messages(compiled)
 
@@ -95,12 +81,14 @@ def measured(engine: str, compressed: bool) -> Sent:
     x = jax.random.normal(jax.random.key(7), (SETTING.rows, SETTING.width))
     layers = parameters(compressed)
     expected, _ = trained(jax.value_and_grad(own), layers, x)
-    whole = jax.device_put(layers, NamedSharding(mesh(), P()))
-    if engine == "tensor parallel":
-        losses, sizes = trained(jax.value_and_grad(tensor_parallel(compressed)), whole, jax.device_put(x, whole[0][1].sharding))
-    else:
-        step = jax.value_and_grad(own) if engine == "jit" else value_and_grad(own, mesh(), AXIS)
-        losses, sizes = trained(step, whole, jax.device_put(x, NamedSharding(mesh(), P(AXIS))))
+    whole, divided = (NamedSharding(mesh(), spec) for spec in (P(), P(AXIS)))  # type: ignore[no-untyped-call]
+    steps = {
+        "jit": (jax.value_and_grad(own), divided),
+        "value_and_grad": (value_and_grad(own, mesh(), AXIS), divided),
+        "tensor parallel": (jax.value_and_grad(tensor_parallel(compressed)), whole),
+    }
+    step, placed = steps[engine]
+    losses, sizes = trained(step, jax.device_put(layers, whole), jax.device_put(x, placed))
     return sent(sum(leaf.size for leaf in jax.tree.leaves(layers)), sizes, losses, expected)
 
 

@@ -1,4 +1,4 @@
-"""What torch's processes send; started by torchrun for `benchmarks.communication`. Argument: the file for the results."""
+"""What torch's processes send; torchrun starts it for `benchmarks.communication`. Argument: the file for results."""
 
 from __future__ import annotations
 

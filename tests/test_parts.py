@@ -71,7 +71,10 @@ def test_a_part_costs_what_its_size_is_of_the_whole() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((3,), r"dimension 0 of size 16 cannot be cut into 3 equal parts: its legs are \(2, .*; possible are 1, 2, 4, 8"),
+        (
+            (3,),
+            r"dimension 0 of size 16 cannot be cut into 3 equal parts: its legs are \(2, .*; possible are 1, 2, 4, 8",
+        ),
         ((5, 1), "dimension 1 of size 11 cannot be cut into 5 equal parts: it is padded to 12; possible are 1"),
         ((0,), "count must be a positive integer, got 0"),
         ((2.0,), "count must be a positive integer, got 2.0"),

@@ -45,10 +45,10 @@ def value_and_grad(loss: Callable[..., jax.Array], mesh: Mesh, axis: str = "data
 
     def on_device(parameters: Any, *batch: Any) -> Any:
         own = jax.lax.pcast(parameters, axis, to="varying")
-        return jax.lax.pmean(jax.value_and_grad(loss)(own, *batch), axis)
+        return jax.lax.pmean(jax.value_and_grad(loss)(own, *batch), axis)  # type: ignore[no-untyped-call]
 
     def on_all(parameters: Any, *batch: Any) -> Any:
-        whole, divided = PartitionSpec(), PartitionSpec(axis)
+        whole, divided = (PartitionSpec(*axes) for axes in ((), (axis,)))  # type: ignore[no-untyped-call]
         specs = (whole, *(divided for _ in batch))
         return jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=whole)(parameters, *batch)
 

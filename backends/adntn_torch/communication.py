@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 #: Where torch keeps its collectives: those of process groups, and those that DTensor uses.
 NAMESPACES = ("c10d", "_c10d_functional", "_c10d_functional_autograd")
-#: What carries no message of its own: the receiving end, waiting, and barriers.
-SILENT = ("recv_", "recv_any_source_", "wait_tensor", "barrier", "monitored_barrier_")
+#: What their names begin with, underscores apart; those of the rest, of waiting and receiving and barriers, do not.
+COLLECTIVES = ("all", "broadcast", "gather", "reduce", "scatter", "send")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Message:
     size: int
 
 
-class Messages(TorchDispatchMode):
+class Messages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A context that records the collectives of this process, forward and backward.
 
     >>> import torch
@@ -45,7 +45,7 @@ class Messages(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.all: list[Message] = []
 
     @property
@@ -67,7 +67,7 @@ class Messages(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if isinstance(func, torch._ops.OpOverload) and func.namespace in NAMESPACES:
             name = func._schema.name.partition("::")[2]
-            if name not in SILENT:
+            if name.lstrip("_").startswith(COLLECTIVES):
                 self.all.append(Message(name, max(_bytes(one) for one in (*args, result))))
         return result
 

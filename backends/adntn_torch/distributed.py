@@ -1,4 +1,4 @@
-"""Generated layers in many processes: torch's own engines, and a communication of cores where dense layers send weights.
+"""Generated layers in many processes, by torch's own engines: cores are sent where dense layers send weights.
 
 Under DistributedDataParallel a generated layer needs nothing: its parameters are its cores and its bias. FSDP2 refuses
 parameters without axes, such as the scale, and would cut cores that are too small to be cut: `replicate_cores` keeps
@@ -108,7 +108,9 @@ class _GeneratedStyle(ParallelStyle):
             raise ValueError(f"{layer} cannot be shared by {count} processes: {error}") from error
         prepare(parts.generator)
         layer.unfreeze()
-        distribute_module(layer, device_mesh, self._place_bias, self._prepare_input, self._prepare_output)
+        prepare_input: Any = self._prepare_input  # whose types torch declares without results
+        prepare_output: Any = self._prepare_output
+        distribute_module(layer, device_mesh, self._place_bias, prepare_input, prepare_output)
         layer.spread = _Spread(device_mesh, layer.generator, parts)
         return layer
 
@@ -180,8 +182,9 @@ class ColwiseGenerated(_GeneratedStyle):
     usual_input, usual_output = Replicate(), Shard(-1)
 
     def _combined(self, y: Tensor, bias: nn.Parameter | None, mesh: DeviceMesh) -> DTensor:
-        own = DTensor.from_local(y, mesh, (Shard(-1),), run_check=False)
-        return (own if bias is None else own + bias).redistribute(placements=self.output_layouts)
+        own: Any = DTensor.from_local(y, mesh, (Shard(-1),), run_check=False)
+        whole: DTensor = (own if bias is None else own + bias).redistribute(placements=self.output_layouts)
+        return whole
 
 
 class RowwiseGenerated(_GeneratedStyle):
@@ -202,7 +205,8 @@ class RowwiseGenerated(_GeneratedStyle):
         if bias is None:
             return whole
         # its gradient, of which each process may have a term only, is summed on the way back through `from_local`
-        return whole + DTensor.from_local(cast(DTensor, bias).to_local(), mesh, (Replicate(),), run_check=False)
+        added = DTensor.from_local(cast(DTensor, bias).to_local(), mesh, (Replicate(),), run_check=False)
+        return cast(DTensor, whole + added)
 
 
 @dataclass(frozen=True)
@@ -238,7 +242,7 @@ class _Spread:
             # parts of a weight add up to its gradient; of batches, as everywhere in data parallelism, the mean is taken
             divisor = self.mesh.size() if self.parts is None else 1
             flat: Tensor = _SummedGradient.apply(joined, self.mesh.get_group(), divisor)  # type: ignore[no-untyped-call]
-            pieces = flat.split([core.numel() for core in learned.values()])
+            pieces = torch.split(flat, [core.numel() for core in learned.values()])
             local |= {name: piece.view(local[name].shape) for name, piece in zip(learned, pieces, strict=True)}
         return local if self.parts is None else self.parts.cores(local, self.mesh.get_local_rank())
 

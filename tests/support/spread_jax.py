@@ -7,8 +7,6 @@ the results.
 from __future__ import annotations
 
 import json
-import math
-import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -22,10 +20,9 @@ from jax.sharding import PartitionSpec as P
 
 import adntn
 import adntn_jax
+from adntn_jax.communication import messages
 from adntn_jax.distributed import part, value_and_grad
 
-COLLECTIVE = re.compile(r"= (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
-ARRAY = re.compile(r"(?:f|s|u|c|bf)(\d+)\[([\d,]*)\]")
 TOPOLOGIES = {
     "TTN": adntn.TTN.options(bond=4, leg=2),
     "AugmentedTTN": adntn.AugmentedTTN.options(bond=2, mixing_activation="tanh"),
@@ -34,21 +31,10 @@ TOPOLOGIES = {
 WIDTH, HIDDEN, ROWS = 32, 64, 8
 
 
-def messages(compiled: Any) -> list[int]:
-    """Return the bytes of each collective of a compiled function."""
-    found = (COLLECTIVE.search(line) for line in compiled.as_text().splitlines())
-    return [sum(map(_bytes, ARRAY.findall(match[1]))) for match in found if match]
-
-
-def _bytes(array: tuple[str, str]) -> int:
-    bits, sizes = array
-    return int(bits) // 8 * math.prod(int(size) for size in sizes.split(",") if size)
-
-
 def compared(topology: str, differentiation: str) -> dict[str, Any]:
     """Return losses and gradients of every way beside those on one device."""
     up, down = TOPOLOGIES[topology]((HIDDEN, WIDTH)), TOPOLOGIES[topology]((WIDTH, HIDDEN))
-    cores = {name: g.init(seed, backend="jax", dtype="float64") for seed, (name, g) in enumerate(zip("ud", (up, down)))}
+    made = {"u": up.init(0, backend="jax", dtype="float64"), "d": down.init(1, backend="jax", dtype="float64")}
     x = jax.random.normal(jax.random.key(0), (ROWS, WIDTH))
     mesh = jax.make_mesh((jax.device_count(),), ("devices",), axis_types=(AxisType.Auto,))
     weight = partial(adntn_jax.weight, differentiation=differentiation)
@@ -71,11 +57,11 @@ def compared(topology: str, differentiation: str) -> dict[str, Any]:
     }
     if topology == "TTN":
         ways["jit alone"] = (jax.value_and_grad(loss), divided)
-    expected = jax.jit(jax.value_and_grad(loss))(cores, x)
+    expected = jax.jit(jax.value_and_grad(loss))(made, x)
     found = {}
     for name, (way, given) in ways.items():
-        compiled = jax.jit(way).lower(cores, given).compile()
-        value, gradients = compiled(cores, given)
+        compiled = jax.jit(way).lower(made, given).compile()
+        value, gradients = compiled(made, given)
         errors = jax.tree.map(
             lambda one, other: float(jnp.linalg.norm(one - other) / jnp.linalg.norm(other)), gradients, expected[1]
         )

@@ -78,7 +78,8 @@ def trained(model: nn.Module, x: Tensor, y: Tensor) -> Trained:
             loss.backward()
         if step == 0:
             names = (name.removeprefix("module.") for name, _ in model.named_parameters())
-            found.gradients = {name: whole(core.grad).clone() for name, core in zip(names, model.parameters(), strict=True)}
+            parameters = zip(names, model.parameters(), strict=True)
+            found.gradients = {name: whole(parameter.grad).clone() for name, parameter in parameters}
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         found.losses.append(loss.item())

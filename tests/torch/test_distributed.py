@@ -1,4 +1,4 @@
-"""Generated layers in several processes: the losses and gradients of one process, and no message as large as a weight."""
+"""Generated layers in several processes: losses and gradients as in one, and no message as large as a weight."""
 
 from __future__ import annotations
 
@@ -89,6 +89,17 @@ def test_each_process_makes_its_own_part(four: DeviceMesh, style: Any, dimension
         assert torch.allclose(y, x @ made.T, rtol=0, atol=1000 * EPSILON)
     description = f"part 2 of 4 of the {('rows', 'columns')[dimension]}"
     assert description in repr(parallel)
+
+
+def test_tensor_parallel_layers_send_activations_and_cores_alone(four: DeviceMesh) -> None:
+    up, down = linear(32, 64), linear(64, 32)
+    plan = {"0": ColwiseGenerated(), "2": RowwiseGenerated()}
+    model = parallelize_module(nn.Sequential(up, nn.ReLU(), down), four, plan)
+    x = torch.randn(5, 32, requires_grad=True)
+    with Messages() as messages:
+        model(x).sum().backward()
+    expected = [32 * 5, down.generator.parameters, up.generator.parameters, 32 * 5]
+    assert sorted(message.size for message in messages.all) == sorted(4 * numbers for numbers in expected)
 
 
 def test_frozen_parts_and_cores_from_elsewhere(four: DeviceMesh) -> None:
