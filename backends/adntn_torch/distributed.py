@@ -22,6 +22,7 @@ from torch.distributed.tensor.parallel import ParallelStyle
 
 from adntn import Generator
 from adntn.parts import Parts
+from adntn_torch.adapters.adapted import Adapted
 from adntn_torch.differentiate import prepare
 from adntn_torch.generated import GeneratedLayer
 from adntn_torch.layers import Linear
@@ -45,13 +46,19 @@ def replicate_cores(model: nn.Module, mesh: DeviceMesh | None = None) -> set[nn.
         mesh: the processes, in one dimension, as for `fully_shard`; all of them by default.
 
     Raises:
-        ValueError: if the model has no generated layer, a layer is spread over processes already, or the mesh has more
-            than one dimension.
+        ValueError: if the model has no generated layer, or an adapted one, whose weight FSDP2 cannot read; a layer is
+            spread over processes already, or the mesh has more than one dimension.
         RuntimeError: if no process group has been initialised.
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, GeneratedLayer)}
     if not layers:
         raise ValueError(f"model has no generated layer: {type(model).__name__}")
+    for name, module in model.named_modules():
+        if isinstance(module, Adapted):
+            raise ValueError(
+                f"layer {name!r} is adapted: FSDP2 reads weights, and its weight is a sum; DistributedDataParallel"
+                " trains adapters, and costs their cores alone, too"
+            )
     for name, layer in layers.items():
         if layer.spread is not None:
             raise ValueError(f"layer {name!r} is spread over processes already: {layer}")

@@ -139,6 +139,10 @@ def test_plans_that_do_not_fit_say_why(four: DeviceMesh, style: Any) -> None:
 def test_replicating_cores_needs_generated_layers_and_processes() -> None:
     with pytest.raises(ValueError, match="model has no generated layer: Linear"):
         replicate_cores(nn.Linear(2, 2))
+    adapted = nn.Sequential(nn.Linear(8, 8))
+    adntn_torch.adapt(adapted, ["0"])
+    with pytest.raises(ValueError, match="layer '0' is adapted: FSDP2 reads weights"):
+        replicate_cores(adapted)
     with pytest.raises(RuntimeError, match="no process group: start the program with torchrun"):
         replicate_cores(linear())
 
