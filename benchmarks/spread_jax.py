@@ -45,13 +45,12 @@ def loss(layers: list[Any], x: jax.Array, compressed: bool) -> jax.Array:
 def tensor_parallel(compressed: bool) -> Callable[..., jax.Array]:
     """Return the same with the rows of the first weight and the columns of the second divided among devices."""
     whole, rows, columns = (P(*axes) for axes in ((), (AXIS,), (None, AXIS)))  # type: ignore[no-untyped-call]
-    specs = whole if compressed else [(rows, rows), (columns, whole)]
+    specs = [(whole if compressed else rows, rows), (whole if compressed else columns, whole)]
 
     def on_device(layers: list[Any], x: jax.Array) -> jax.Array:
         (first, bias), (second, last) = layers
         if compressed:
             first, second = (weight(*part(GENERATOR, w, AXIS, number)) for number, w in enumerate((first, second)))
-            bias = bias.reshape(jax.lax.axis_size(AXIS), -1)[jax.lax.axis_index(AXIS)]
         terms = jax.nn.relu(x @ first.T + bias) @ second.T
         y = jax.lax.psum(terms, AXIS) + last  # type: ignore[no-untyped-call]
         return jnp.mean((y - x) ** 2)
