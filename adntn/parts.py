@@ -2,7 +2,7 @@
 
 To take a part is to let the dimension's first legs have some of their values only. Selecting commutes with a pointwise
 map and with every contraction that leaves the leg open, so that it goes back to the one core that makes the leg: all
-parts are made by *one* generator, from cores that are cut at different places. No state is cut where no core is.
+parts are made by *one* generator, from cores that are cut at different places.
 """
 
 from __future__ import annotations
