@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,30 +25,10 @@ from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator
 from adntn_torch.differentiate import generate, prepare
 from adntn_torch.engine import engine as engine_of
 from adntn_torch.schedules import is_traced
+from adntn_torch.spread import Spread
 
 #: A limit of memory that lets the fastest schedule be taken.
 UNLIMITED = 2**62
-
-
-class Spread(Protocol):
-    """How a layer is spread over processes; `adntn_torch.distributed` makes them.
-
-    Attributes:
-        generator: of what this process makes: the weight, or a part of it.
-        adds_bias: whether the layer adds its bias itself.
-    """
-
-    @property
-    def generator(self) -> Generator: ...  # noqa: D102
-
-    @property
-    def adds_bias(self) -> bool: ...  # noqa: D102
-
-    def cores(self, cores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the cores that `generator` takes, whose gradients are added up over the processes."""
-
-    def copy(self, value: Tensor, core: Tensor) -> None:
-        """Copy the first process's value into a core, in every process."""
 
 
 class GeneratedLayer(nn.Module):
