@@ -28,6 +28,7 @@ from adntn.gathering import rows, rows_vjp
 from adntn.initialise import initial_cores
 from adntn.machine import machine, machine_of
 from adntn.network import SCALE, Network
+from adntn.parts import Parts, parts_of
 from adntn.program.adjoint import Adjoint, adjoint
 from adntn.program.forecast import ScheduleName, Task, best_plan
 from adntn.program.ir import Program
@@ -294,6 +295,22 @@ class Generator:
         Args, Raises: as for `rows`.
         """
         return rows_vjp(self, cores, indices)
+
+    def parts(self, count: int, dimension: int = 0) -> Parts:
+        """Return the weight in equal parts, each generated for itself: by one generator, from cores cut differently.
+
+        >>> import adntn
+        >>> adntn.TTN((4096, 1024), bond=4).parts(4, dimension=1).generator.shape
+        (4096, 256)
+
+        Args:
+            count: the number of parts; the dimension's first legs must divide into so many.
+            dimension: which is divided, without the batch axis: 0 for rows, 1 for columns.
+
+        Raises:
+            ValueError: if there is no such dimension, or it does not divide; the error names what would.
+        """
+        return parts_of(self, count, dimension)
 
     def vjp(self, cores: Mapping[str, Array]) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
         """Return the weight and its pullback, which takes dL/dW to dL/d(core) for every core.

@@ -12,7 +12,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 #: Pages whose code runs.
-GUIDES = ("README.md", "docs/adapters.md", "docs/files.md", "docs/layers.md", "docs/schedules.md", "docs/training.md")
+GUIDES = (
+    "README.md",
+    "docs/adapters.md",
+    "docs/distributed.md",
+    "docs/files.md",
+    "docs/layers.md",
+    "docs/schedules.md",
+    "docs/training.md",
+)
 #: Code by page and number, and what stands below it as its output ("" for none).
 BLOCKS = {
     f"{guide} {number}": block
@@ -27,7 +35,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize(("code", "output"), BLOCKS.values(), ids=BLOCKS.keys())
-def test_code_runs_and_prints_what_stands_below_it(code: str, output: str) -> None:
+def test_code_runs_and_prints_what_stands_below_it(code: str, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)  # what torchrun sets, for one process
     for library in re.findall(r"^(?:import|from) (\w+)", code, flags=re.M):
         pytest.importorskip({"adntn_torch": "torch", "adntn_jax": "equinox"}.get(library, library))
     printed = io.StringIO()

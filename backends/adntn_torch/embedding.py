@@ -100,7 +100,7 @@ class Embedding(GeneratedLayer):
         """Return the rows of the table, of shape (*indices.shape, embedding_dim)."""
         if not self._gathers(indices):
             return functional.embedding(indices, self.weight, self.padding_idx)
-        cores = dict(self.cores.items())
+        cores = self._cores_here()
         self._check(indices)
         if torch.compiler.is_compiling():
             rows: Tensor = gather_rows(indices, list(cores.values()), self._key)

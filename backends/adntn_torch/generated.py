@@ -20,11 +20,11 @@ from adntn.generator import TILED
 from adntn.machine import machine_of
 from adntn.program.forecast import ScheduleName, Task
 from adntn.program.schedule import Choice, check_contracts, checked_schedule, choose, rounded
-from adntn.tiling import Tiling
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator_of
 from adntn_torch.differentiate import generate, prepare
 from adntn_torch.engine import engine as engine_of
 from adntn_torch.schedules import is_traced
+from adntn_torch.spread import Spread
 
 #: A limit of memory that lets the fastest schedule be taken.
 UNLIMITED = 2**62
@@ -47,6 +47,7 @@ class GeneratedLayer(nn.Module):
             layer takes.
         frozen_weight: the weight that `freeze` keeps, or None.
         std: the standard deviation with which the weight starts.
+        spread: how the layer is spread over processes; None for one that knows of no others.
     """
 
     #: The dense layer that this one stands for, and the arguments that both are built with (also their attributes).
@@ -81,6 +82,7 @@ class GeneratedLayer(nn.Module):
         self.differentiation = checked_differentiation(differentiation or "adjoint", self.engine)
         self.schedule, self.memory_limit = self._named_schedule(schedule, memory_limit), memory_limit
         self.topology = topology
+        self.spread: Spread | None = None
         self.generator = self._generator(topology, tuple(weight.shape))
         self._engine = None if self.engine is None else engine_of(self.generator, self.engine)
         self.std = self._usual_deviation() if std is None else float(std)
@@ -114,13 +116,29 @@ class GeneratedLayer(nn.Module):
         """The generated weight: new, contiguous, differentiable with respect to the cores; if frozen, the kept one."""
         return self._generated() if self.frozen_weight is None else self.frozen_weight
 
-    def _generated(self) -> Tensor:
+    @property
+    def _generator_here(self) -> Generator:
+        """The generator of what this process makes of the weight."""
+        return self.generator if self.spread is None else self.spread.generator
+
+    def _cores_here(self) -> dict[str, Tensor]:
+        """Return the cores of `_generator_here`."""
         cores = dict(self.cores.items())
-        return generate(self.generator, cores, self.differentiation, self._engine, self._tiles(cores))
+        return cores if self.spread is None else self.spread.cores(cores)
+
+    @property
+    def _bias_here(self) -> nn.Parameter | None:
+        """The bias, if the layer adds it itself."""
+        return self.bias if self.spread is None or self.spread.adds_bias else None
+
+    def _generated(self) -> Tensor:
+        cores = self._cores_here()
+        tiles = self._generator_here.tiling(cores) if self._is_tiled() else None
+        return generate(self._generator_here, cores, self.differentiation, self._engine, tiles)
 
     def _weight_and_bias(self) -> tuple[Tensor, Tensor | None]:
         """Return both in one number type, for a product of torch."""
-        weight, bias = self.frozen_weight, self.bias
+        weight, bias = self.frozen_weight, self._bias_here
         if weight is None:
             return self._generated(), bias
         if self.training and not is_traced() and self._learns():
@@ -134,18 +152,11 @@ class GeneratedLayer(nn.Module):
     def _learns(self) -> bool:
         return torch.is_grad_enabled() and any(core.requires_grad for core in self.cores.values())
 
-    def _tiles(self, cores: Mapping[str, Tensor]) -> Tiling | None:
-        """Return the tiles that make the weight, or None where it is made in one piece."""
-        small = math.prod(self.generator.shape) < TILED
-        if (
-            small
-            or self.differentiation == "native"
-            or self.engine is not None
-            or is_traced()
-            or cores["scale"].is_meta
-        ):
-            return None
-        return self.generator.tiling(cores)
+    def _is_tiled(self) -> bool:
+        """Return whether the weight is made in tiles, where it is made as a whole."""
+        large = math.prod(self._generator_here.shape) >= TILED
+        own = self.differentiation != "native" and self.engine is None
+        return large and own and not is_traced() and not self.cores["scale"].is_meta
 
     def freeze(self, dtype: torch.dtype | None = None) -> Self:
         """Keep the weight, made once, for inference; return the layer.
@@ -188,7 +199,7 @@ class GeneratedLayer(nn.Module):
         """
         scale = self.cores["scale"]
         here = machine_of(scale)
-        network, paths = self.generator.network, self.generator.paths
+        network, paths = self._generator_here.network, self._generator_here.paths
         keeps = training and self._keeps()
         task = Task(network, paths, rounded(rows), training, scale.element_size(), self.streams, keeps=keeps)
         if reason := self._why_in_one_piece():
@@ -201,7 +212,7 @@ class GeneratedLayer(nn.Module):
             return f"as the engine {self.engine!r} makes it"
         if self.differentiation == "native":
             return "as torch differentiates it"
-        small = math.prod(self.generator.shape) < TILED
+        small = math.prod(self._generator_here.shape) < TILED
         return f"as all of less than {TILED:,} weights" if small and self._is_free() else ""
 
     def _is_free(self) -> bool:
@@ -300,7 +311,10 @@ class GeneratedLayer(nn.Module):
             if array.is_complex() and not self.cores[name].is_complex():
                 raise TypeError(f"core {name!r} is complex ({array.dtype}), the layer's are {self.cores[name].dtype}")
         for name, array in arrays.items():
-            self.cores[name].copy_(array)
+            if self.spread is None:
+                self.cores[name].copy_(array)
+            else:
+                self.spread.copy(array, self.cores[name])
         self._renew()
 
     def _renew(self) -> None:
@@ -357,7 +371,12 @@ class GeneratedLayer(nn.Module):
         """Return the layer of `torch.nn` with this weight: bit-equal outputs, the same bias parameter and mode.
 
         The weight is made from the cores, also if a frozen layer keeps it in another number type.
+
+        Raises:
+            RuntimeError: if the layer is spread over processes.
         """
+        if self.spread is not None:
+            raise RuntimeError(f"a layer spread over processes cannot be made dense here: {self}")
         weight = nn.Parameter(self._generated())
         arguments = {name: getattr(self, name) for name in self.dense_arguments}
         if self.has_bias:
@@ -398,6 +417,8 @@ class GeneratedLayer(nn.Module):
             shown.append(f"memory_limit={self.memory_limit:,}")
         if self.frozen_weight is not None:
             shown.append("frozen")
+        if self.spread is not None:
+            shown.append(str(self.spread))
         return ", ".join(shown)
 
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ here is a subclass of the dense one: there `weight` is a parameter, which code m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -19,7 +19,7 @@ from adntn.backends import Differentiation
 from adntn.materialising import can_be_kept
 from adntn.program.forecast import ScheduleName
 from adntn.program.schedule import Choice
-from adntn.tiling import Tiling, tiling
+from adntn.tiling import tiling
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_torch.generated import GeneratedLayer
 from adntn_torch.schedules import (
@@ -114,24 +114,24 @@ class Linear(GeneratedLayer):
         if self.frozen_weight is not None:
             return functional.linear(x, *self._weight_and_bias())
         choice = self._scheduled(x, math.prod(x.shape[:-1]))
-        cores = dict(self.cores.items())
         if choice is None or choice.taken.schedule == "materialise":
-            tiles = self._kept(cores, x, choice)
-            if tiles is not None:
-                return materialised_linear((self.generator, self._spares), tiles, cores, x, self.bias)
-            return functional.linear(x, *self._weight_and_bias())
+            y = self._with_kept_weight(x, choice)
+            return functional.linear(x, *self._weight_and_bias()) if y is None else y
         if choice.taken.schedule == "recompute":
-            return recomputed(lambda x: functional.linear(x, *self._weight_and_bias()), x, cores)
+            return recomputed(lambda x: functional.linear(x, *self._weight_and_bias()), x, dict(self.cores.items()))
+        generator, cores = self._generator_here, self._cores_here()
         if choice.taken.schedule == "contract":
-            return contracted_linear(self.generator, cores, x, self.bias)
-        return streamed_linear(self.generator, choice.taken, cores, x, self.bias)
+            return contracted_linear(generator, cores, x, self._bias_here)
+        return streamed_linear(generator, choice.taken, cores, x, self._bias_here)
 
-    def _kept(self, cores: Mapping[str, Tensor], x: Tensor, choice: Choice | None) -> Tiling | None:
-        """Return the tiles of a weight that is kept for the backward pass, as `materialise` keeps it, or None."""
-        tiles = self._tiles(cores) if self._learns() else None
-        if tiles is not None and choice is not None:
-            tiles = tiling(self.generator.network, self.generator.paths, choice.taken.plan)
-        return tiles if self._keeps() and multiplied_in(x) == x.dtype else None
+    def _with_kept_weight(self, x: Tensor, choice: Choice | None) -> Tensor | None:
+        """Return the output where the weight is made in tiles and kept for the backward pass; else None."""
+        if not (self._learns() and self._keeps() and multiplied_in(x) == x.dtype) or not self._is_tiled():
+            return None
+        generator, cores = self._generator_here, self._cores_here()
+        plan = None if choice is None else choice.taken.plan
+        tiles = generator.tiling(cores) if plan is None else tiling(generator.network, generator.paths, plan)
+        return materialised_linear((generator, self._spares), tiles, cores, x, self._bias_here)
 
     def _keeps(self) -> bool:
         scale = self.cores["scale"]
@@ -224,15 +224,15 @@ class _Convolution(GeneratedLayer):
         settings = self.stride, padding, self.dilation, self.groups
         if choice is None or choice.taken.schedule == "materialise":
             return self.convolve(x, *self._weight_and_bias(), *settings)
-        cores = dict(self.cores.items())
         if choice.taken.schedule == "recompute":
-            return recomputed(lambda x: self.convolve(x, *self._weight_and_bias(), *settings), x, cores)
+            given = dict(self.cores.items())
+            return recomputed(lambda x: self.convolve(x, *self._weight_and_bias(), *settings), x, given)
         tiles = tiling(self.generator.network, self.generator.paths, choice.taken.plan)
         examples = x[None] if x.dim() == len(self.kernel_size) + 1 else x
         y = streamed_convolution(
             self.generator,
             tiles,
-            cores,
+            self._cores_here(),
             examples,
             self.bias,
             convolve=lambda x, w: self.convolve(x, w, None, *settings),
