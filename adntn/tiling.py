@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,9 +10,11 @@ from typing import Any
 
 from adntn.arrays import Array, as_dtype, dtype_name, namespace_of, padded
 from adntn.network import Network
+from adntn.program.ir import Program
 from adntn.program.lower import GROUP_INPUT, Sweep, lower, row_legs
-from adntn.program.nest import Nest, loops_of, nest
+from adntn.program.nest import Loop, Nest, loops_of, nest
 from adntn.program.path import Paths
+from adntn.program.tangent import tangent
 from adntn.program.tiles import Tiles
 from adntn.shapes import Assembly
 
@@ -60,7 +63,7 @@ class Tiling:
         A tile is valid until the next one is asked for: it lies in a buffer that is used again.
 
         Args:
-            cores: arrays that can be written in place, checked, of the number type to compute in.
+            cores: arrays, checked, of the number type to compute in.
             out: a contiguous array of the weight's shape, that the tiles are written into.
         """
         functions = namespace_of(cores.values())
@@ -86,7 +89,7 @@ class Tiling:
         """Return dL/d(core) for every core.
 
         Args:
-            cores: as for `generate`.
+            cores: as for `generate`, and arrays that can be written in place.
             adjoint_of: from the rows and the tile to dL/d(tile); called once for each tile.
             needs_tile: whether it looks at the tile; else it gets None.
         """
@@ -105,7 +108,7 @@ class Tiling:
         """Return dL/d(core) for every core, given dL/dW; of W no more than a tile is made.
 
         Args:
-            cores: as for `generate`.
+            cores: as for `pull_back`.
             weight_bar: dL/dW as a whole, of any number type.
         """
         computed = dtype_name(next(iter(cores.values())))
@@ -133,12 +136,34 @@ class Tiling:
 @lru_cache(maxsize=256)
 def tiling(network: Network, paths: Paths, plan: Plan) -> Tiling:
     """Return a network's weight in tiles."""
-    rows = row_legs(network)
-    loops = loops_of(rows, plan.tile_rows)
+    loops = loops_of(row_legs(network), plan.tile_rows)
+    return _tiling(network, lower(network, paths, Sweep(len(loops), plan.group_input)), loops, plan)
+
+
+@lru_cache(maxsize=256)
+def tangent_tiling(network: Network, paths: Paths, plan: Plan, moving: tuple[str, ...], count: int) -> Tiling:
+    """Return the derivatives of a network's weight in tiles.
+
+    A tile has one axis in front, of the batch's weights and of the directions of each; its rows lie behind it.
+
+    Args:
+        network: of the weight.
+        paths: contraction paths of its levels.
+        plan: how it is cut.
+        moving: the cores that move.
+        count: of directions, for each weight of a batch.
+    """
+    loops = loops_of(row_legs(network), plan.tile_rows)
     program = lower(network, paths, Sweep(len(loops), plan.group_input))
+    return _tiling(network, tangent(program, moving, count).alone, loops, plan)
+
+
+def _tiling(network: Network, program: Program, loops: tuple[Loop, ...], plan: Plan) -> Tiling:
+    rows = row_legs(network)
     made = nest(program, rows, loops, plan.whole_size)
     steps = {loop.leg: loop.step for loop in loops}
     layout = network.layout.tile([steps.get(leg, leg.size) for leg in rows])
     labels = [leg.label for leg in network.levels[-1].output]
-    legs = made.tile.legs[0 if network.batch is None else 1 :]
-    return Tiling(network, made, layout.assembly([labels.index(leg.label) for leg in legs], network.batch))
+    lead, legs = made.tile.legs[: -len(labels)], made.tile.legs[-len(labels) :]
+    batch = math.prod(leg.size for leg in lead) if lead else None
+    return Tiling(network, made, layout.assembly([labels.index(leg.label) for leg in legs], batch))

@@ -1,4 +1,4 @@
-"""Running a nest on arrays that can be written in place: the tiles, and the adjoint of all that they are made from."""
+"""Running a nest: the tiles, on arrays of any library; and, on arrays that can be written in place, the adjoint."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from adntn.arrays import Array, Namespace, clear
+from adntn.arrays import Array, Namespace, can_be_written, clear
 from adntn.program.ir import Program
 from adntn.program.nest import Nest, Stage
 from adntn.program.pool import Pool
-from adntn.program.run import run_in_place
+from adntn.program.run import run, run_in_place
 
 #: From the number of a tile's first row and the tile to the adjoint of the tile; None for tiles that nobody needs.
 TileAdjoint = Callable[[int, Any], Array]
@@ -24,7 +24,7 @@ class Tiles:
 
     Attributes:
         nest: the program with its loops.
-        arrays: the program's inputs, by name; of a library whose arrays can be written in place.
+        arrays: the program's inputs, by name.
         functions: of the arrays' library.
         rows: how many rows of the padded weight are wanted; tiles beyond them are left out.
     """
@@ -38,12 +38,20 @@ class Tiles:
         """Yield the number of the first row and the tile, for each tile; in the order of the loops, not of the rows."""
         nest = self.nest
         pool = Pool(next(iter(self.arrays.values())))
-        made = run_in_place(nest.head, self.arrays, self.functions, pool)
+        made = self.run(nest.head, self.arrays, pool)
         walk = _Walk(self, _pieces(nest, _named(nest.head, made, self.arrays), self.functions), pool)
         yield from walk.tiles(_Place(0, 0, (0,) * len(nest.reads)), {}, destination)
 
+    def run(
+        self, program: Program, arrays: Mapping[str, Array], pool: Pool, into: Mapping[str, Array] | None = None
+    ) -> tuple[Array, ...]:
+        """Return a program's outputs, in buffers of the pool where the library's arrays can be written in place."""
+        if can_be_written(pool.like):
+            return run_in_place(program, arrays, self.functions, pool, into=into)
+        return run(program, arrays, self.functions)
+
     def pull_back(self, adjoint_of: TileAdjoint, needs_tile: bool = True) -> dict[str, Array]:
-        """Return the adjoints of the program's inputs, given those of the tiles.
+        """Return the adjoints of the program's inputs, which can be written in place, given those of the tiles.
 
         Args:
             adjoint_of: called once for each tile; what it returns is not written to.
@@ -137,14 +145,14 @@ class _Walk:
     def tiles(
         self, outside: _Place, made: Mapping[str, Array], destination: Destination
     ) -> Iterator[tuple[int, Array]]:
-        nest, functions = self.tiles_of.nest, self.tiles_of.functions
+        nest = self.tiles_of.nest
         program = nest.stages[outside.depth].program
         innermost = outside.depth == len(nest.stages) - 1
         for place in self._iterations(outside):
             inputs = self._inputs(program, place, made)
             wanted = destination(place.row) if innermost else None
             into = {} if wanted is None else {nest.tile.name: wanted}
-            results = run_in_place(program, inputs, functions, self.pool, into=into)
+            results = self.tiles_of.run(program, inputs, self.pool, into)
             if innermost:
                 yield place.row, results[0]
             else:
