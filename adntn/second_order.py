@@ -1,7 +1,7 @@
 """The tangent of a weight, and the Gauss-Newton matrix of all of a generator's numbers, on any array library.
 
-J is the Jacobian of the weight: a row for each of its numbers, a column for each number of the cores. It is made in tiles
-of rows, multiplied with itself and dropped.
+J is the Jacobian of the weight: a row for each of its numbers, a column for each number of the cores. It is made in
+tiles of rows, multiplied with itself and dropped.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import autoray
 import numpy as np
+from numpy.typing import NDArray
 
 from adntn.arrays import Array, as_dtype, backend_of, check_alike, dtype_name, namespace_of, place
 from adntn.network import SCALE, Network
@@ -43,7 +44,7 @@ def weight_and_tangent(
     return as_dtype(assemble(state, functions), dtype), as_dtype(assemble(derivative, functions), dtype)
 
 
-def gauss_newton(generator: Generator, cores: Mapping[str, Array]) -> np.ndarray[Any, np.dtype[Any]]:
+def gauss_newton(generator: Generator, cores: Mapping[str, Array]) -> NDArray[Any]:
     """Return J^H J, where J is the Jacobian of the weight.
 
     >>> import adntn
@@ -60,8 +61,8 @@ def gauss_newton(generator: Generator, cores: Mapping[str, Array]) -> np.ndarray
         cores: of any library; what is computed there is in their number type (float32 for 16 bits).
 
     Returns:
-        A NumPy array of shape (parameters, parameters). Beside it exist about `SLAB` numbers of J at a time; or a row of
-        the weight for each number of the cores, if that is more.
+        A NumPy array of shape (parameters, parameters). Beside it exist about `SLAB` numbers of J at a time; or a row
+        of the weight for each number of the cores, if that is more.
 
     Raises:
         KeyError, ValueError, TypeError: if the cores are not this generator's.
@@ -124,7 +125,7 @@ def _units(generator: Generator, group: Sequence[str], like: Array) -> dict[str,
     return made
 
 
-def _in_order(generator: Generator, groups: list[tuple[str, ...]], blocks: Array) -> Array:
+def _in_order(generator: Generator, groups: list[tuple[str, ...]], blocks: NDArray[Any]) -> NDArray[Any]:
     """Return the matrix of all numbers, from one of each weight of the batch, in the order of the groups."""
     network = generator.network
     numbers, start = {}, 0
