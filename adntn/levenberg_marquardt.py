@@ -54,7 +54,7 @@ def damped_step(matrix: Vector, gradient: Vector, damping: Damping) -> tuple[Vec
     """Return the step that minimises a damped quadratic model, and by how much the model itself falls.
 
     >>> step, predicted = damped_step(np.diag([1.0, 100.0]), np.array([1.0, 100.0]), Damping(1.0))
-    >>> step.tolist(), predicted
+    >>> step.round(6).tolist(), round(predicted, 6)
     ([-0.5, -0.5], 37.875)
 
     Args:
