@@ -66,9 +66,7 @@ def damped_step(matrix: Vector, gradient: Vector, damping: Damping) -> tuple[Vec
         LinAlgError: if rounding has left H without positive eigenvalues: more damping helps.
     """
     diagonal = np.real(np.diagonal(matrix))
-    largest = diagonal.max(initial=0.0)
-    # a number that nothing depends on stays where it is, like one that hardly anything depends on
-    scale = np.sqrt(np.maximum(diagonal, EPSILON * largest + np.finfo(np.float64).tiny))
+    scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))  # where nothing depends on a number, it stays
     scaled = matrix / np.outer(scale, scale)
     scaled[np.diag_indices_from(scaled)] += damping.value
     step = -cho_solve(cho_factor(scaled, lower=True), gradient / scale) / scale

@@ -120,7 +120,7 @@ def _units(generator: Generator, group: Sequence[str], like: Array) -> dict[str,
     units = np.split(np.eye(sum(sizes)), np.cumsum(sizes)[:-1], axis=1)
     made = {}
     for name, part in zip(group, units, strict=True):
-        array = np.broadcast_to(part, (*lead, *part.shape)).reshape(-1)
+        array = np.tile(part, (*lead, 1, 1)).reshape(-1)
         made[dotted(name)] = place(array, backend_of(like), dtype_name(like), getattr(like, "device", None))
     return made
 

@@ -1,4 +1,4 @@
-"""The Gauss-Newton matrix and the steps that it makes: against explicit Jacobians, and against what is known of them."""
+"""The Gauss-Newton matrix against explicit Jacobians; the steps that are made of it against what is known of them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def test_weights_of_any_shape_have_a_matrix(name: str, shape: tuple[int, ...], s
 
 
 @pytest.mark.parametrize("name", ["TTN, batch", "MERA, shared, batch", "Custom"])
-def test_every_library_has_the_same_matrix(name: str, library: str, slab: int) -> None:
+def test_every_library_has_the_same_matrix(name: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(second_order, "SLAB", 2**13)
     generator = TOPOLOGIES[name]("sin")(SHAPE)
     cores = generic_cores(generator, seed=2)
     found = second_order.gauss_newton(generator, in_library(cores, library))
