@@ -323,8 +323,8 @@ def page(runs: Sequence[Run], every: Sequence[Problem], budget: float, seeds: in
         "",
         f"By `{command}`; one thread of a CPU; {made_with}. Every method gets {budget:g} processor seconds from each"
         f" start. Numbers are the lowest value so far, medians over {seeds} starts, and the range over these at the"
-        f" end. Adam's learning rate is the best of {rates} for the first start, and falls to zero in a line; the others"
-        " have nothing to tune.",
+        f" end. Adam's learning rate is the best of {rates} for the first start, and falls to zero in a line; the"
+        " others have nothing to tune.",
         "",
         "![loss against seconds](second-order.png)",
     ]

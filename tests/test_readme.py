@@ -12,7 +12,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 #: Pages whose code runs.
-GUIDES = ("README.md", "docs/adapters.md", "docs/files.md", "docs/layers.md", "docs/schedules.md")
+GUIDES = (
+    "README.md",
+    "docs/adapters.md",
+    "docs/files.md",
+    "docs/fitting.md",
+    "docs/layers.md",
+    "docs/schedules.md",
+)
 #: Code by page and number, and what stands below it as its output ("" for none).
 BLOCKS = {
     f"{guide} {number}": block

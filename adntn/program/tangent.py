@@ -1,4 +1,4 @@
-"""The tangent of a program: the same two kinds of step, forward (mathematics, section 6).
+"""The tangent of a program: the same two kinds of step, forward (mathematics, section 3).
 
 For c = sum a b, c_dot = sum a_dot b + a b_dot; for x = f(z), x_dot = z_dot f'. Many directions at once are one leg more
 on all that moves: what they share is made once. The result is a program like any other, so it is printed, costed, cut

@@ -63,7 +63,7 @@ def test_the_first_step_is_the_one_of_explicit_matrices(loss: Any, chunk: int | 
     moved = torch.cat([(after[name] - before[name]).detach().flatten() for name in names])
     assert torch.linalg.vector_norm(moved - expected) < 1e-10 * torch.linalg.vector_norm(expected)
     assert all(torch.equal(after[name], before[name]) for name in after if name not in names)
-    assert reached == pytest.approx(float(LOSSES[loss](model(inputs), targets)), rel=1e-12)
+    assert reached == pytest.approx(LOSSES[loss](model(inputs), targets).item(), rel=1e-12)
     assert search.damping.value < 10.0, "so short a step gains what was predicted"
 
 
@@ -85,7 +85,7 @@ def test_the_loss_of_a_network_of_its_own_kind_goes_to_zero() -> None:
     model = network(seed=5)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.02 * torch.randn_like(parameter)
+            parameter.add_(0.02 * torch.randn_like(parameter))
     search = GaussNewton(model, dict(model.named_parameters()))
     losses = [search.step(inputs, targets) for _ in range(20)]
     assert losses[0] < 1e-2
