@@ -31,7 +31,7 @@ Cores = dict[str, Any]
 
 def direction(generator: adntn.Generator, dtype: str = "float64", seed: int = 7) -> Cores:
     shapes = generator.core_shapes.items()
-    return {name: random_array(shape, seed + place, dtype) for place, (name, shape) in enumerate(shapes)}
+    return {name: np.asarray(random_array(shape, seed + place, dtype)) for place, (name, shape) in enumerate(shapes)}
 
 
 @pytest.mark.parametrize("activation", HOLOMORPHIC)
