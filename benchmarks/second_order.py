@@ -1,7 +1,7 @@
 """Compare second order with Adam, loss against time: `python -m benchmarks.second_order --out docs/results`.
 
-On two fits and one task. Seconds are the processor's, on one thread, without what is done only to measure: they do not
-depend on what else the machine does.
+On three fits and one task. Seconds are the processor's, on one thread, without what is done only to measure: they do
+not depend on what else the machine does.
 """
 
 from __future__ import annotations
@@ -104,27 +104,58 @@ def kernel(size: int) -> Any:
     return np.exp(-np.abs(places[:, None] - places) / 0.1)
 
 
-def fit(method: Method, generator: adntn.Generator, seed: int, record: Record) -> float:
-    """Fit the kernel with a method of `adntn.fit`."""
+@dataclass(frozen=True)
+class Target:
+    """A weight to fit, and where each seed starts."""
+
+    generator: adntn.Generator
+    weight: Any
+    started: Callable[[int], dict[str, Any]]
+
+
+def kernel_target(generator: adntn.Generator) -> Target:
+    """Return the kernel, started at random."""
     weight = kernel(generator.shape[0])
-    start = adntn.fit(generator, weight, seed=seed, iterations=0)
+    return Target(generator, weight, lambda seed: adntn.fit(generator, weight, seed=seed, iterations=0).cores)
+
+
+def own_target(generator: adntn.Generator) -> Target:
+    """Return a weight that the generator makes of cores of its own, started a tenth off these."""
+    cores = generator.init(0, dtype="float64")
+
+    def started(seed: int) -> dict[str, Any]:
+        noise = np.random.default_rng(seed)
+        sizes = {name: 0.1 * np.sqrt(np.mean(core**2)) for name, core in cores.items()}
+        return {name: core + sizes[name] * noise.standard_normal(core.shape) for name, core in cores.items()}
+
+    return Target(generator, generator.weight(cores), started)
+
+
+def fit(method: Method, target: Target, seed: int, record: Record) -> float:
+    """Fit a weight with a method of `adntn.fit`."""
+    cores = target.started(seed)
+    start = adntn.fit(target.generator, target.weight, cores=cores, iterations=0)
     with record.paused():
         record.add(start.error)
-    many = 10**6
-    adntn.fit(generator, weight, seed=seed, iterations=many, method=method, progress=lambda _, error: record.add(error))
+    adntn.fit(
+        target.generator,
+        target.weight,
+        cores=cores,
+        iterations=10**6,
+        method=method,
+        progress=lambda _, error: record.add(error),
+    )
     return math.nan
 
 
-def fit_by_adam(rate: float, generator: adntn.Generator, seed: int, record: Record) -> float:
-    """Fit the kernel with Adam; its learning rate falls to zero in a line."""
-    weight = kernel(generator.shape[0])
-    start = adntn.fit(generator, weight, seed=seed, iterations=0)
-    norm, cores = float(np.linalg.norm(weight)), start.cores
+def fit_by_adam(rate: float, target: Target, seed: int, record: Record) -> float:
+    """Fit a weight with Adam; its learning rate falls to zero in a line."""
+    norm, cores = float(np.linalg.norm(target.weight)), target.started(seed)
     adam = adntn.Adam(rate)
     state = adam.init(cores)
     while True:
-        generated, pullback = generator.vjp(cores)
-        difference = (generated - weight) / norm
+        generated, pullback = target.generator.vjp(cores)
+        difference = (generated - target.weight) / norm
         record.add(float(np.linalg.norm(difference)))
         adam = replace(adam, learning_rate=rate * max(record.left, 1e-9))
         cores, state = adam.update(cores, pullback(2 / norm * difference), state)
@@ -240,17 +271,16 @@ class Problem:
     adam: Callable[[float], Search]
 
 
-def problem_of_fit(generator: adntn.Generator, name: str) -> Problem:
-    """Return the fit of a kernel by a generator."""
+def problem_of_fit(target: Target, weight: str, topology: str) -> Problem:
+    """Return the fit of a weight by a generator."""
     methods: dict[str, Method] = {"L-BFGS": "l-bfgs", "Levenberg-Marquardt": "levenberg-marquardt"}
-    size, _ = generator.shape
     return Problem(
-        f"fit by a {name}",
+        f"{weight} by a {topology}",
         "relative error",
-        f"exp(-10 |x - y|) on {size} x {size} points, by a {name} with tanh: {generator.parameters} numbers, in double"
-        " precision",
-        {name: partial(fit, method, generator) for name, method in methods.items()},
-        lambda rate: partial(fit_by_adam, rate, generator),
+        f"{' x '.join(map(str, target.generator.shape))} by a {topology} with tanh: {target.generator.parameters}"
+        " numbers, in double precision",
+        {name: partial(fit, method, target) for name, method in methods.items()},
+        lambda rate: partial(fit_by_adam, rate, target),
     )
 
 
@@ -258,8 +288,15 @@ def problems() -> list[Problem]:
     """Return the fits and the task."""
     count = sum(one.numel() for one in Task.started(0).model.parameters())
     return [
-        problem_of_fit(adntn.TTN((128, 128), bond=3, activation="tanh"), "TTN of bond 3"),
-        problem_of_fit(adntn.MERA((256, 256), bond=2, activation="tanh"), "MERA of bond 2"),
+        problem_of_fit(
+            own_target(adntn.TTN((128, 128), bond=2, activation="tanh")), "a weight of its own kind", "TTN of bond 2"
+        ),
+        problem_of_fit(
+            kernel_target(adntn.TTN((128, 128), bond=3, activation="tanh")), "exp(-10 |x - y|)", "TTN of bond 3"
+        ),
+        problem_of_fit(
+            kernel_target(adntn.MERA((256, 256), bond=2, activation="tanh")), "exp(-10 |x - y|)", "MERA of bond 2"
+        ),
         Problem(
             "task",
             "training loss",
@@ -339,9 +376,9 @@ def page(runs: Sequence[Run], every: Sequence[Problem], budget: float, seeds: in
 
 def draw(runs: Sequence[Run], every: Sequence[Problem], budget: float, path: Path) -> None:
     """Draw each problem's medians in a panel, with all runs behind them."""
-    figure = Figure(figsize=(5 * len(every), 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 8), layout="constrained")
     grid = np.geomspace(budget / 200, budget, 200)
-    panels: Any = figure.subplots(1, len(every))
+    panels: Any = figure.subplots(2, 2).flat
     for panel, problem in zip(panels, every, strict=True):
         for method, colour in COLOURS.items():
             lines = [[one.at(when) for when in grid] for one in of_method(runs, problem.name, method)]
@@ -351,7 +388,7 @@ def draw(runs: Sequence[Run], every: Sequence[Problem], budget: float, path: Pat
         panel.set(xscale="log", yscale="log", xlabel="processor seconds", ylabel=problem.measure, title=problem.name)
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(frameon=False)
+    panel.legend(frameon=False)
     figure.savefig(path, dpi=150)
 
 
