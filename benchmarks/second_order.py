@@ -111,12 +111,15 @@ class Target:
     generator: adntn.Generator
     weight: Any
     started: Callable[[int], dict[str, Any]]
+    start: str
 
 
 def kernel_target(generator: adntn.Generator) -> Target:
     """Return the kernel, started at random."""
     weight = kernel(generator.shape[0])
-    return Target(generator, weight, lambda seed: adntn.fit(generator, weight, seed=seed, iterations=0).cores)
+    return Target(
+        generator, weight, lambda seed: adntn.fit(generator, weight, seed=seed, iterations=0).cores, "at random"
+    )
 
 
 def own_target(generator: adntn.Generator) -> Target:
@@ -128,7 +131,7 @@ def own_target(generator: adntn.Generator) -> Target:
         sizes = {name: 0.1 * np.sqrt(np.mean(core**2)) for name, core in cores.items()}
         return {name: core + sizes[name] * noise.standard_normal(core.shape) for name, core in cores.items()}
 
-    return Target(generator, generator.weight(cores), started)
+    return Target(generator, generator.weight(cores), started, "a tenth off the cores that the weight is made of")
 
 
 def fit(method: Method, target: Target, seed: int, record: Record) -> float:
@@ -278,7 +281,7 @@ def problem_of_fit(target: Target, weight: str, topology: str) -> Problem:
         f"{weight} by a {topology}",
         "relative error",
         f"{' x '.join(map(str, target.generator.shape))} by a {topology} with tanh: {target.generator.parameters}"
-        " numbers, in double precision",
+        f" numbers, in double precision, started {target.start}",
         {name: partial(fit, method, target) for name, method in methods.items()},
         lambda rate: partial(fit_by_adam, rate, target),
     )
@@ -369,7 +372,7 @@ def page(runs: Sequence[Run], every: Sequence[Problem], budget: float, seeds: in
         extra = ["other images recognised"] if problem.name == "task" else []
         columns = ["method"]
         columns += [f"{problem.measure} after {part * budget:g} s" for part in (0.1, 0.3, 1)]
-        lines += ["", f"## {problem.name[0].upper()}{problem.name[1:]}", "", f"{problem.about}.", ""]
+        lines += ["", f"## {problem.name}", "", f"{problem.about}.", ""]
         lines += markdown_table([*columns, "range at the end", *extra], rows(runs, problem, budget))
     return "\n".join(lines).rstrip() + "\n"
 
