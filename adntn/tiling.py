@@ -130,7 +130,7 @@ class Tiling:
         return rows == slice(rows.start, rows.start + self.nest.tile_rows)
 
     def _cropped(self, tile: Array, rows: slice) -> Array:
-        return tile if self._is_whole(rows) else tile[self._index(slice(0, rows.stop - rows.start))]
+        return tile if self._is_whole(rows) else tile[(*self._index(slice(0, rows.stop - rows.start)), ...)]
 
 
 @lru_cache(maxsize=256)

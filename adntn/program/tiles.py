@@ -135,7 +135,7 @@ class _Walk:
         inputs = {name: array for name, array in made.items() if name in wanted}
         for read, number in zip(self.tiles_of.nest.reads, place.pieces, strict=True):
             if (name := read.tensor.name) in wanted:
-                inputs[name] = self.pieces[name] if read.cut is None else self.pieces[name][number]
+                inputs[name] = self.pieces[name] if read.cut is None else self.pieces[name][number, ...]
         return inputs
 
     def _give(self, arrays: Iterable[Array]) -> None:
