@@ -1,6 +1,7 @@
-"""Cores for a given dense weight: a hierarchical SVD to start from where there is one, then SciPy's L-BFGS.
+"""Cores for a given dense weight: a hierarchical SVD to start from where there is one, then L-BFGS or Gauss-Newton.
 
-The weight may be an array of any library and stays where it is: only the cores, few as they are, go to SciPy and back.
+The weight may be an array of any library and stays where it is: only the cores, few as they are, and the matrix of
+their second derivatives go to SciPy and back.
 
 A trained weight is hardly compressible by a factor of thousands: expect relative errors near 1 there. What a fit is
 good for is a start, or a weight that has structure.
@@ -9,9 +10,10 @@ good for is a start, or a weight that has structure.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal, get_args
 
 import autoray
 import numpy as np
@@ -31,7 +33,19 @@ from adntn.arrays import (
     unflatten,
 )
 from adntn.generator import Generator
+from adntn.levenberg_marquardt import minimised
 from adntn.network import SCALE, Leg, Level, Network
+from adntn.second_order import gauss_newton
+
+#: How a fit searches.
+Method = Literal["l-bfgs", "levenberg-marquardt"]
+METHODS: tuple[str, ...] = get_args(Method)
+#: Called after every iteration with its number (from 1) and the relative error there.
+Progress = Callable[[int, float], None]
+#: A relative error that is nothing but rounding.
+ROUNDING = 10 * float(np.finfo(np.float64).eps)
+#: The second derivatives of that many numbers are a matrix of 2 GiB.
+MOST_NUMBERS = 2**14
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,8 @@ def fit(
     cores: Mapping[str, Array] | None = None,
     seed: int = 0,
     iterations: int = 200,
+    method: Method = "l-bfgs",
+    progress: Progress | None = None,
 ) -> Fit:
     """Return cores whose weight is near the given one, by relative Frobenius error.
 
@@ -71,12 +87,24 @@ def fit(
         cores: where to start; by default the hierarchical SVD for linear trees and chains (made on the host), else
             `generator.init(seed)` with the standard deviation of the weight.
         seed: of that start.
-        iterations: of L-BFGS at most; 0 returns the start.
+        iterations: at most; 0 returns the start.
+        method: "l-bfgs", cheap steps along gradients; or "levenberg-marquardt", damped Gauss-Newton steps: each solves
+            with a matrix of all numbers of the cores, which takes as long as many gradients, and far fewer are needed
+            where the error can become small.
+        progress: called after each iteration with its number, from 1, and the error.
 
     Raises:
         TypeError, ValueError: if the weight is no finite array of that shape, or all zero, or if its library has no
-            double precision (JAX, unless that is enabled).
+            double precision (JAX, unless that is enabled); or if there is no such method, or if the cores have too many
+            numbers for it.
     """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method == "levenberg-marquardt" and generator.parameters > MOST_NUMBERS:
+        raise ValueError(
+            f"method {method!r} solves for at most {MOST_NUMBERS:,} numbers at once, but the cores have"
+            f' {generator.parameters:,}; "l-bfgs" takes any number'
+        )
     target = _checked(generator, weight)
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
         raise ValueError(f"iterations must be an integer of at least 0, got {iterations!r}")
@@ -95,22 +123,46 @@ def fit(
         difference = (generated - target) / norm
         return _norm(difference) ** 2, host.vector(pullback(2.0 / norm * difference))
 
+    def curvature(vector: Array) -> Array:
+        return 2.0 / norm**2 * gauss_newton(generator, host.cores(vector))
+
     first = host.vector({name: start[name].astype(host.dtype) for name in generator.core_shapes})
-    best, history = first, [math.sqrt(loss(first)[0])]
-    if iterations > 0:
-        result = minimize(
-            loss,
-            first,
-            jac=True,
-            method="L-BFGS-B",
-            callback=lambda intermediate_result: history.append(math.sqrt(intermediate_result.fun)),
-            options={"maxiter": iterations, "maxcor": 20, "ftol": 0.0, "gtol": 1e-12, "maxfun": 20 * iterations},
-        )
-        if math.sqrt(result.fun) < history[0]:
-            best = result.x
+    history = [math.sqrt(loss(first)[0])]
+
+    def report(squared_error: float) -> None:
+        history.append(math.sqrt(squared_error))
+        if progress is not None:
+            progress(len(history) - 1, history[-1])
+
+    if iterations == 0:
+        best = first
+    elif method == "l-bfgs":
+        best = _lbfgs(loss, first, iterations, report)
+    else:
+        best = minimised(loss, curvature, first, iterations=iterations, enough=ROUNDING**2, report=report)
     found = {name: as_dtype(core, dtype_name(weight)) for name, core in host.cores(best).items()}
     error = _norm(as_dtype(generator.weight(found), host.dtype) - target) / norm
     return Fit(found, error, tuple(history))
+
+
+def _lbfgs(
+    loss: Callable[[Array], tuple[float, Array]], start: Array, iterations: int, report: Callable[[float], None]
+) -> Array:
+    """Return the best numbers that SciPy's L-BFGS finds, of which complex ones are pairs of real ones."""
+
+    def real(vector: Array) -> tuple[float, Array]:
+        value, gradient = loss(vector.view(start.dtype))
+        return value, gradient.view(np.float64)
+
+    result = minimize(
+        real,
+        start.view(np.float64),
+        jac=True,
+        method="L-BFGS-B",
+        callback=lambda intermediate_result: report(intermediate_result.fun),
+        options={"maxiter": iterations, "maxcor": 20, "ftol": 0.0, "gtol": 1e-12, "maxfun": 20 * iterations},
+    )
+    return result.x.view(start.dtype) if result.fun < loss(start)[0] else start
 
 
 def hierarchical_svd(generator: Generator, weight: Array) -> dict[str, Array]:
@@ -273,16 +325,14 @@ def _leading_vectors(matrix: Array, count: int) -> Array:
 
 
 class _Host:
-    """Cores as one NumPy vector of real numbers for SciPy, and back to where the weight is."""
+    """Cores as one NumPy vector for SciPy, and back to where the weight is."""
 
     def __init__(self, generator: Generator, target: Array) -> None:
         self.shapes, self.dtype = generator.core_shapes, dtype_name(target)
         self.backend, self.device = backend_of(target), getattr(target, "device", None)
 
     def vector(self, cores: Mapping[str, Array]) -> Array:
-        flat = autoray.to_numpy(flatten({name: cores[name] for name in self.shapes}))
-        return flat.view(np.float64)
+        return autoray.to_numpy(flatten({name: cores[name] for name in self.shapes}))
 
     def cores(self, vector: Array) -> dict[str, Array]:
-        flat = np.ascontiguousarray(vector).view(self.dtype)
-        return unflatten(place(flat, self.backend, self.dtype, self.device), self.shapes)
+        return unflatten(place(np.ascontiguousarray(vector), self.backend, self.dtype, self.device), self.shapes)

@@ -36,7 +36,9 @@ from adntn.program.lower import choose_paths, lower
 from adntn.program.path import Paths
 from adntn.program.run import run
 from adntn.program.schedule import checked_schedule, choose
+from adntn.program.tangent import Tangent, tangent
 from adntn.report import Report, report
+from adntn.second_order import weight_and_tangent
 from adntn.shapes import Assembly
 from adntn.tiling import Tiling, tiling
 
@@ -98,8 +100,13 @@ class Generator:
         return adjoint(self.program)
 
     @cached_property
-    def _assembly(self) -> Assembly:
-        """From the program's result to the weight."""
+    def tangent(self) -> Tangent:
+        """The program with its derivative along one direction in all cores."""
+        return tangent(self.program)
+
+    @cached_property
+    def assembly(self) -> Assembly:
+        """The way from the program's result to the weight."""
         legs = self.program.outputs[0].legs[0 if self.network.batch is None else 1 :]
         axes = [self.network.levels[-1].output.index(leg) for leg in legs]
         return self.network.layout.assembly(axes, self.network.batch)
@@ -214,7 +221,7 @@ class Generator:
         dtype, cores = self.prepared(cores)
         functions = namespace_of(cores.values())
         (state,) = run(self.program, cores, functions)
-        return as_dtype(self._assembly.assemble(state, functions), dtype)
+        return as_dtype(self.assembly.assemble(state, functions), dtype)
 
     def apply(
         self,
@@ -324,13 +331,36 @@ class Generator:
         weight, residuals = self.forward(cores)
         return weight, lambda weight_bar: self.pullback(residuals, cores, weight_bar)
 
+    def jvp(self, cores: Mapping[str, Array], tangents: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Return the weight and its derivative along a direction in the cores.
+
+        >>> import adntn, numpy
+        >>> generator = adntn.TTN((16, 16), bond=2)
+        >>> cores, direction = generator.init(0, dtype="float64"), generator.init(1, dtype="float64")
+        >>> weight, derivative = generator.jvp(cores, direction)
+        >>> ahead = {name: core + 1e-6 * direction[name] for name, core in cores.items()}
+        >>> bool(numpy.allclose(generator.weight(ahead) - weight, 1e-6 * derivative, atol=1e-9))
+        True
+
+        The library's own forward mode, the adjoint of `vjp`'s pullback: <jvp, W_bar> = <tangents, pullback(W_bar)>. It
+        works on every array library.
+
+        Args:
+            cores: arrays by name, of one library.
+            tangents: the direction: arrays of the same names, shapes, library and number type.
+
+        Raises:
+            KeyError, ValueError, TypeError: if the cores are not this generator's, or the tangents do not fit them.
+        """
+        return weight_and_tangent(self, cores, tangents)
+
     def forward(self, cores: Mapping[str, Array]) -> tuple[Array, tuple[Array, ...]]:
         """Return the weight and the intermediate results that `pullback` needs: `vjp` in two halves, for frameworks."""
         self.check(cores)
         dtype, cores = self.prepared(cores)
         functions = namespace_of(cores.values())
         state, *residuals = run(self.adjoint.forward, cores, functions)
-        return as_dtype(self._assembly.assemble(state, functions), dtype), tuple(residuals)
+        return as_dtype(self.assembly.assemble(state, functions), dtype), tuple(residuals)
 
     def pullback(self, residuals: tuple[Array, ...], cores: Mapping[str, Array], weight_bar: Array) -> dict[str, Array]:
         """Return dL/d(core) for every core, given `forward`'s residuals and dL/dW.
@@ -343,7 +373,7 @@ class Generator:
         dtype, cores = self.prepared(cores)
         functions = namespace_of(cores.values())
         computed = dtype_name(next(iter(cores.values())))
-        seed = self._assembly.disassemble(as_dtype(weight_bar, computed), functions)
+        seed = self.assembly.disassemble(as_dtype(weight_bar, computed), functions)
         given = {tensor.name: array for tensor, array in zip(self.adjoint.residuals, residuals, strict=True)}
         gradients = run(self.adjoint.backward, {**cores, **given, self.adjoint.seeds[0].name: seed}, functions)
         shapes = self.network.core_shapes

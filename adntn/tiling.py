@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -11,8 +12,9 @@ from adntn.arrays import Array, Namespace, as_dtype, dtype_name, namespace_of, p
 from adntn.network import SCALE, Network
 from adntn.program.ir import Pointwise, Program
 from adntn.program.lower import GROUP_INPUT, Sweep, lower, row_legs
-from adntn.program.nest import Nest, loops_of, nest
+from adntn.program.nest import Loop, Nest, loops_of, nest
 from adntn.program.path import Paths
+from adntn.program.tangent import tangent
 from adntn.program.tiles import Tiles
 from adntn.shapes import Assembly
 
@@ -71,7 +73,7 @@ class Tiling:
         A tile is valid until the next one is asked for: it lies in a buffer that is used again.
 
         Args:
-            cores: arrays that can be written in place, checked, of the number type to compute in.
+            cores: arrays, checked, of the number type to compute in.
         """
         functions = namespace_of(cores.values())
         for first, tile in self._tiles(cores, functions).generate():
@@ -120,7 +122,7 @@ class Tiling:
         """Return dL/d(core) for every core that makes the tiles: without the scale, if that comes last.
 
         Args:
-            cores: as for `generate`.
+            cores: as for `generate`, and arrays that can be written in place.
             adjoint_of: from the rows and the tile to dL/d(tile); called once for each tile.
             needs_tile: whether it looks at the tile; else it gets None.
             made_before: the tiles, as `write` without the scale has written them; none is made then.
@@ -158,7 +160,7 @@ class Tiling:
         """Return dL/d(core) for every core, given dL/dW; of W no more than a tile is made.
 
         Args:
-            cores: as for `generate`.
+            cores: as for `pull_back`.
             weight_bar: dL/dW as a whole, of any number type.
         """
         computed = dtype_name(cores[SCALE])
@@ -198,7 +200,7 @@ class Tiling:
         return rows == slice(rows.start, rows.start + self.nest.tile_rows)
 
     def _cropped(self, tile: Array, rows: slice) -> Array:
-        return tile if self._is_whole(rows) else tile[self._index(slice(0, rows.stop - rows.start))]
+        return tile if self._is_whole(rows) else tile[(*self._index(slice(0, rows.stop - rows.start)), ...)]
 
 
 class Overlap:
@@ -223,17 +225,40 @@ class Overlap:
 @lru_cache(maxsize=256)
 def tiling(network: Network, paths: Paths, plan: Plan) -> Tiling:
     """Return a network's weight in tiles."""
-    rows = row_legs(network)
-    loops = loops_of(rows, plan.tile_rows)
+    loops = loops_of(row_legs(network), plan.tile_rows)
     program = lower(network, paths, Sweep(len(loops), plan.group_input))
     *others, last = program.steps
     scales = bool(others) and isinstance(others[-1], Pointwise) and last.inputs[-1].name == SCALE
     if scales:
         inputs = (tensor for tensor in program.inputs if tensor.name != SCALE)
         program = Program(tuple(inputs), tuple(others), (last.inputs[0],))
+    return _tiling(network, program, loops, plan, scales)
+
+
+@lru_cache(maxsize=256)
+def tangent_tiling(network: Network, paths: Paths, plan: Plan, moving: tuple[str, ...], count: int) -> Tiling:
+    """Return the derivatives of a network's weight in tiles.
+
+    A tile has one axis in front, of the batch's weights and of the directions of each; its rows lie behind it.
+
+    Args:
+        network: of the weight.
+        paths: contraction paths of its levels.
+        plan: how it is cut.
+        moving: the cores that move.
+        count: of directions, for each weight of a batch.
+    """
+    loops = loops_of(row_legs(network), plan.tile_rows)
+    program = lower(network, paths, Sweep(len(loops), plan.group_input))
+    return _tiling(network, tangent(program, moving, count).alone, loops, plan, scales=False)
+
+
+def _tiling(network: Network, program: Program, loops: tuple[Loop, ...], plan: Plan, scales: bool) -> Tiling:
+    rows = row_legs(network)
     made = nest(program, rows, loops, plan.whole_size)
     steps = {loop.leg: loop.step for loop in loops}
     layout = network.layout.tile([steps.get(leg, leg.size) for leg in rows])
     labels = [leg.label for leg in network.levels[-1].output]
-    legs = made.tile.legs[0 if network.batch is None else 1 :]
-    return Tiling(network, made, layout.assembly([labels.index(leg.label) for leg in legs], network.batch), scales)
+    lead, legs = made.tile.legs[: -len(labels)], made.tile.legs[-len(labels) :]
+    batch = math.prod(leg.size for leg in lead) if lead else None
+    return Tiling(network, made, layout.assembly([labels.index(leg.label) for leg in legs], batch), scales)

@@ -89,6 +89,19 @@ def test_the_cores_are_those_of_the_fit(backend: str, model: Path, capsys: pytes
     assert (printed["bytes_before"], printed["bytes_after"]) == (model.stat().st_size, small.stat().st_size)
 
 
+def test_the_method_of_the_fits_is_a_choice(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    errors = {}
+    for method in ("l-bfgs", "levenberg-marquardt"):
+        (model.parent / "small.safetensors").unlink(missing_ok=True)
+        compressed(model, "body.0=TTN,bond=2", options=("--method", method, "--json"))
+        (row,) = json.loads(capsys.readouterr().out)["weights"]
+        weight = load_file(model)["body.0.weight"]
+        expected = adntn.fit(adntn.TTN(weight.shape, bond=2), weight, iterations=3, method=method)  # type: ignore[arg-type]
+        errors[method] = row["error"]
+        assert row["error"] == pytest.approx(expected.error, rel=1e-6)
+    assert errors["l-bfgs"] != errors["levenberg-marquardt"]
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64", "complex64"])
 def test_number_types_are_kept(dtype: str, tmp_path: Path) -> None:
     import ml_dtypes  # noqa: F401, PLC0415  (gives NumPy bfloat16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -170,3 +171,85 @@ def test_complex_cores_do_not_start_a_real_fit() -> None:
 def test_a_negative_number_of_iterations_is_refused() -> None:
     with pytest.raises(ValueError, match=r"iterations.*-1"):
         adntn.fit(adntn.TTN((8, 8)), WEIGHT, iterations=-1)
+
+
+SECOND_ORDER = {
+    "TTN": adntn.TTN.options(bond=2, activation="tanh"),
+    "TTN, shared": adntn.TTN.options(bond=2, activation="tanh", share="level"),
+    "TTN, batch": adntn.TTN.options(bond=2, activation="tanh", batch=2),
+    "AugmentedTTN": adntn.AugmentedTTN.options(bond=2, activation="silu"),
+    "MERA": adntn.MERA.options(bond=2, activation="tanh", layout="split"),
+    "TensorTrain": adntn.TensorTrain.options(bond=2, depth=2, activation="sin"),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("shape", [(8, 8), (11, 13)], ids=["plain", "padded"])
+@pytest.mark.parametrize("options", SECOND_ORDER.values(), ids=SECOND_ORDER)
+def test_gauss_newton_steps_end_exactly_at_a_weight_of_the_same_kind(
+    options: adntn.Options, shape: tuple[int, int], dtype: str
+) -> None:
+    generator = options(shape)
+    cores = generator.init(3, dtype=dtype)
+    weight = generator.weight(cores)
+    start = {name: core + 0.02 * random_weight(core.shape, dtype, 5) for name, core in cores.items()}
+    seen: list[tuple[int, float]] = []
+    found = adntn.fit(
+        generator,
+        weight,
+        cores=start,
+        method="levenberg-marquardt",
+        progress=lambda number, error: seen.append((number, error)),
+    )
+    assert found.history[0] > 0.01
+    assert found.error < 1e-10
+    assert found.error == pytest.approx(relative_error(generator.weight(found.cores), weight), abs=1e-14)
+    assert seen == list(enumerate(found.history))[1:]
+    assert list(found.history) == sorted(found.history, reverse=True)
+    # near an exact solution a step leaves a small part of the error, and an ever smaller one
+    near = [error for error in found.history if error < 1e-3]
+    assert min(later / earlier for earlier, later in pairwise(near)) < 0.01
+
+
+def test_gauss_newton_steps_lower_the_error_where_no_solution_is_exact() -> None:
+    generator, weight = adntn.MERA((12, 10), bond=2, activation="tanh"), random_weight((12, 10))
+    found = adntn.fit(generator, weight, method="levenberg-marquardt", iterations=40)
+    other = adntn.fit(generator, weight, iterations=40)
+    assert found.error < other.error < found.history[0]
+    # a minimum: no number of the cores changes the error to first order
+    generated, pullback = generator.vjp(adntn.fit(generator, weight, method="levenberg-marquardt").cores)
+    residual = generated - weight
+    slopes = np.concatenate([gradient.reshape(-1) for gradient in pullback(residual).values()])
+    assert np.linalg.norm(slopes) < 0.02 * np.linalg.norm(residual) ** 2
+
+
+@pytest.mark.parametrize("library", ["torch", "jax", "array_api_strict"])
+def test_gauss_newton_steps_are_the_same_wherever_the_weight_is(library: str) -> None:
+    module = pytest.importorskip(library)
+    generator, weight = adntn.TTN((8, 6), bond=2, activation="tanh"), random_weight((8, 6))
+    with module.enable_x64(True) if library == "jax" else nullcontext():
+        given = (module.numpy if library == "jax" else module).asarray(weight)
+        found = adntn.fit(generator, given, iterations=3, method="levenberg-marquardt")
+    expected = adntn.fit(generator, weight, iterations=3, method="levenberg-marquardt")
+    assert found.history == pytest.approx(expected.history, rel=1e-9)
+    assert type(found.cores["top"]) is type(given)
+
+
+def test_a_float32_weight_is_fitted_in_double_precision() -> None:
+    generator = adntn.TTN((8, 8), bond=2, activation="tanh")
+    weight = generator.weight(generator.init(3))
+    start = {name: core + np.float32(0.01) for name, core in generator.init(3).items()}
+    found = adntn.fit(generator, weight, cores=start, method="levenberg-marquardt")
+    assert found.history[-1] < 2e-7
+    assert found.cores["top"].dtype == "float32"
+
+
+def test_a_method_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match="method must be one of l-bfgs, levenberg-marquardt, got 'newton'"):
+        adntn.fit(adntn.TTN((8, 8)), WEIGHT, method="newton")  # type: ignore[arg-type]
+
+
+def test_too_many_numbers_for_a_matrix_are_an_error_before_any_work() -> None:
+    generator = adntn.LowRank((200, 200), rank=50)
+    with pytest.raises(ValueError, match=r"at most 16,384 numbers at once, but the cores have 20,001; \"l-bfgs\""):
+        adntn.fit(generator, np.ones((200, 200)), method="levenberg-marquardt")

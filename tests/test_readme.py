@@ -17,6 +17,7 @@ GUIDES = (
     "docs/adapters.md",
     "docs/distributed.md",
     "docs/files.md",
+    "docs/fitting.md",
     "docs/layers.md",
     "docs/schedules.md",
     "docs/training.md",

@@ -14,7 +14,7 @@ from adntn.commands.output import add_files, check_files, console, shown_progres
 from adntn.commands.rules import Rule, chosen, rule
 from adntn.files import Contents, Weight, opened, write
 from adntn.files.file import in_library, on_host, prefix_of
-from adntn.fit import Fit, fit
+from adntn.fit import METHODS, Fit, Progress, fit
 from adntn.generator import Generator
 from adntn.topologies import BY_NAME, Options
 
@@ -66,7 +66,8 @@ def add(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         help=f"which weights, and how: a topology of {', '.join(BY_NAME)} and its options, or PATTERN=dense; again"
         " for further ones",
     )
-    parser.add_argument("--iterations", type=int, default=200, help="of L-BFGS at most, for each (default: 200)")
+    parser.add_argument("--method", choices=METHODS, default=METHODS[0], help=f"of the fits (default: {METHODS[0]})")
+    parser.add_argument("--iterations", type=int, default=200, help="at most, for each (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="of the starts that are drawn (default: 0)")
     parser.add_argument("--backend", default="numpy", help="the array library that computes (default: numpy)")
     parser.add_argument("--device", help="where it computes, as `adntn backends` names it")
@@ -85,9 +86,14 @@ def run(arguments: argparse.Namespace) -> int:
         tensors: dict[str, Array] = {}
         with shown_progress("compress") as progress:
             for number, (name, (generator, options)) in enumerate(generators.items()):
-                if progress is not None:
-                    progress(number, len(generators), name)
-                found = _fitted(contents, name, generator, arguments)
+
+                def show(iteration: int, error: float, number: int = number, name: str = name) -> None:
+                    if progress is not None:
+                        so_far = f"{name}, iteration {iteration}: {error:.3g}" if iteration else name
+                        progress(number, len(generators), so_far)
+
+                show(0, math.nan)
+                found = _fitted(contents, name, generator, arguments, show)
                 weights[name] = Weight(generator, prefix_of(name), str(options))
                 tensors |= {tensor: found.cores[core] for core, tensor in weights[name].tensors().items()}
                 sizes = math.prod(generator.shape), generator.parameters
@@ -124,14 +130,17 @@ def _generators(contents: Contents, rules: list[Rule]) -> dict[str, tuple[Genera
     return made
 
 
-def _fitted(contents: Contents, name: str, generator: Generator, arguments: argparse.Namespace) -> Fit:
+def _fitted(
+    contents: Contents, name: str, generator: Generator, arguments: argparse.Namespace, progress: Progress
+) -> Fit:
     """Return the fit, with its cores as NumPy arrays."""
     library = usable_backend(arguments.backend)
     with library.precision("float64"):  # in which the fit computes
         device = None if arguments.device is None else library.placed_on(arguments.device)
         try:
             weight = in_library(contents.array(name), library.name, device)
-            found = fit(generator, weight, seed=arguments.seed, iterations=arguments.iterations)
+            search = {"iterations": arguments.iterations, "method": arguments.method, "progress": progress}
+            found = fit(generator, weight, seed=arguments.seed, **search)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name!r} cannot be compressed: {error}") from error
         return Fit({core: on_host(array) for core, array in found.cores.items()}, found.error, found.history)

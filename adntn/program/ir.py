@@ -17,7 +17,7 @@ from adntn.network import Leg
 from adntn.program.matrix_form import MatrixForm, matrix_form
 
 #: Kinds of pointwise maps.
-Kind = Literal["map", "adjoint", "add"]
+Kind = Literal["map", "adjoint", "tangent", "add"]
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,18 @@ class Pointwise:
     """A map of numbers, one by one.
 
     Kinds: "map" is f(first input); "adjoint" is first input * conj(f'(second input)), the second being what f' is
-    written from; "add" is the sum of both inputs.
+    written from; "tangent" is first input * f'(second input), for each value of a leg that only the first may have;
+    "add" is the sum of both inputs.
     """
 
     kind: Kind
     out: Tensor
     inputs: tuple[Tensor, ...]
     activation: Activation | None = None
+    repeats: tuple[int, int, int] | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "repeats", _repeats(self.inputs[0].legs, self.inputs[-1].legs))
 
     @property
     def overwrite(self) -> Map | None:
@@ -99,10 +104,23 @@ class Pointwise:
         first, *rest = (tensor.name for tensor in self.inputs)
         if self.kind == "map":
             return f"{self.out} = {self.activation}({first})"
+        kept = "y" if self.activation is not None and self.activation.derivative_of == "output" else "z"
         if self.kind == "adjoint":
-            kept = "y" if self.activation is not None and self.activation.derivative_of == "output" else "z"
             return f"{self.out} = {first} * conj({self.activation}'({kept} = {rest[0]}))"
+        if self.kind == "tangent":
+            return f"{self.out} = {first} * {self.activation}'({kept} = {rest[0]})"
         return f"{self.out} = {first} + {rest[0]}"
+
+
+def _repeats(first: tuple[Leg, ...], last: tuple[Leg, ...]) -> tuple[int, int, int] | None:
+    """Return how many values the legs before, of and after the leg have that only `first` has; None without it."""
+    if len(first) == len(last):
+        return None
+    place = next((place for place, leg in enumerate(last) if leg != first[place]), len(last))
+    before, count, after = (
+        math.prod(leg.size for leg in part) for part in (first[:place], first[place : place + 1], first[place + 1 :])
+    )
+    return before, count, after
 
 
 Step = Contract | Pointwise

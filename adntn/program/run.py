@@ -105,8 +105,8 @@ def _deliver(made: Array, wanted: Array, functions: Namespace, *, adds: bool) ->
 
 
 def _pointwise(step: Pointwise, values: Mapping[str, Array], functions: Namespace, pool: Pool | None = None) -> Array:
-    *others, last = (values[tensor.name] for tensor in step.inputs)
-    arrays = (*(functions.reshape(other, last.shape) for other in others), last)
+    arrays = _aligned(step, values, functions)
+    last = arrays[-1]
     if step.kind == "add":
         return arrays[0] + arrays[1]
     if step.activation is None:
@@ -126,10 +126,21 @@ def _pointwise(step: Pointwise, values: Mapping[str, Array], functions: Namespac
     return result
 
 
+def _aligned(step: Pointwise, values: Mapping[str, Array], functions: Namespace) -> tuple[Array, ...]:
+    """Return the inputs of a step in shapes that fit; along a leg that only the first has, the second is repeated."""
+    *others, last = (values[tensor.name] for tensor in step.inputs)
+    if step.repeats is None:
+        return *(functions.reshape(other, last.shape) for other in others), last
+    before, count, after = step.repeats
+    (first,) = others
+    return functions.reshape(first, (before, count, after)), functions.reshape(last, (before, 1, after))
+
+
 def _computed(kind: Kind, activation: Activation, functions: Namespace, *arrays: Array) -> Array:
     if kind == "map":
         return activation.function(functions, arrays[0])
-    return arrays[0] * functions.conj(activation.derivative(functions, arrays[1]))
+    derivative = activation.derivative(functions, arrays[1])
+    return arrays[0] * (functions.conj(derivative) if kind == "adjoint" else derivative)
 
 
 #: Fused kernels made so far, by library, whether it is complex, kind and activation.

@@ -1,18 +1,18 @@
-"""Running a nest on arrays that can be written in place: the tiles, and the adjoint of all that they are made from."""
+"""Running a nest: the tiles, on arrays of any library; and, on arrays that can be written in place, the adjoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
-from adntn.arrays import Array, Namespace, clear
+from adntn.arrays import Array, Namespace, can_be_written, clear
 from adntn.program.ir import Program
 from adntn.program.nest import Nest, Stage
 from adntn.program.pool import Pool
-from adntn.program.run import run_in_place
+from adntn.program.run import run, run_in_place
 
-#: Views of so many pieces of a tensor are kept: Python objects take room, too.
+#: Views of so many pieces of a tensor are kept.
 FEW = 64
 #: From the number of a tile's first row and the tile to the adjoint of the tile; None for tiles that nobody needs.
 TileAdjoint = Callable[[int, Any], Array]
@@ -28,7 +28,7 @@ class Tiles:
 
     Attributes:
         nest: the program with its loops.
-        arrays: the program's inputs, by name; of a library whose arrays can be written in place.
+        arrays: the program's inputs, by name.
         functions: of the arrays' library.
         rows: how many rows of the padded weight are wanted; tiles beyond them are left out.
     """
@@ -41,15 +41,28 @@ class Tiles:
     def generate(self, destination: Destination = lambda row: None) -> Iterator[tuple[int, Array]]:
         """Yield the number of the first row and the tile, for each tile; in the order of the loops, not of the rows."""
         nest, (functions, pool) = self.nest, self._working()
-        made = run_in_place(nest.head, self.arrays, functions, pool)
+        made = self.run(nest.head, self.arrays, functions, pool)
         pieces = _pieces(nest, _named(nest.head, made, self.arrays), functions)
         walk = _Walk(self, functions, pool, _apart(nest, pieces, pool))
         yield from walk.tiles(_Place(0, 0, (0,) * len(nest.reads)), {}, destination)
 
+    def run(
+        self,
+        program: Program,
+        arrays: Mapping[str, Array],
+        functions: Namespace,
+        pool: Pool,
+        into: Mapping[str, Array] | None = None,
+    ) -> tuple[Array, ...]:
+        """Return a program's outputs, in buffers of the pool where the library's arrays can be written in place."""
+        if can_be_written(pool.like):
+            return run_in_place(program, arrays, functions, pool, into=into)
+        return run(program, arrays, functions)
+
     def pull_back(
         self, adjoint_of: TileAdjoint, needs_tile: bool = True, made_before: Made | None = None
     ) -> dict[str, Array]:
-        """Return the adjoints of the program's inputs, given those of the tiles.
+        """Return the adjoints of the program's inputs, which can be written in place, given those of the tiles.
 
         Args:
             adjoint_of: called once for each tile; what it returns is not written to.
@@ -117,11 +130,34 @@ def _pieces(nest: Nest, known: Mapping[str, Array], functions: Namespace) -> dic
     }
 
 
-def _apart(nest: Nest, pieces: Mapping[str, Array], pool: Pool) -> dict[str, Sequence[Array]]:
+class _Pieces(Protocol):
+    """The pieces of a tensor, by number."""
+
+    def __getitem__(self, number: int) -> Array: ...
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Many pieces, each of which is looked up when it is needed: views are Python objects, which take room, too."""
+
+    array: Array
+
+    def __getitem__(self, number: int) -> Array:
+        return self.array[number, ...]
+
+
+def _apart(nest: Nest, pieces: Mapping[str, Array], pool: Pool) -> dict[str, _Pieces]:
     """Return pieces one by one; what is not cut is one piece. Few pieces are read often: their views are kept."""
     cut = nest.numbers_of_cut
-    apart = {name: array if name in cut else (array,) for name, array in pieces.items()}
-    return {name: [pool.keep(one) for one in all_] if len(all_) <= FEW else all_ for name, all_ in apart.items()}
+    apart: dict[str, _Pieces] = {}
+    for name, array in pieces.items():
+        if name not in cut:
+            apart[name] = (pool.keep(array),)
+        elif array.shape[0] <= FEW:
+            apart[name] = [pool.keep(array[number, ...]) for number in range(array.shape[0])]
+        else:
+            apart[name] = _Cut(array)
+    return apart
 
 
 @dataclass(frozen=True)
@@ -138,7 +174,7 @@ class _Walk:
     tiles_of: Tiles
     functions: Namespace
     pool: Pool
-    pieces: Mapping[str, Sequence[Array]]
+    pieces: Mapping[str, _Pieces]
 
     def _iterations(self, place: _Place) -> Iterator[_Place]:
         nest = self.tiles_of.nest
@@ -165,14 +201,14 @@ class _Walk:
     def tiles(
         self, outside: _Place, made: Mapping[str, Array], destination: Destination
     ) -> Iterator[tuple[int, Array]]:
-        nest, functions = self.tiles_of.nest, self.functions
+        nest = self.tiles_of.nest
         program = nest.stages[outside.depth].program
         innermost = outside.depth == len(nest.stages) - 1
         for place in self._iterations(outside):
             inputs = self._inputs(program, place, made)
             wanted = destination(place.row) if innermost else None
             into = {} if wanted is None else {nest.tile.name: wanted}
-            results = run_in_place(program, inputs, functions, self.pool, into=into)
+            results = self.tiles_of.run(program, inputs, self.functions, self.pool, into)
             if innermost:
                 yield place.row, results[0]
             else:
@@ -181,7 +217,7 @@ class _Walk:
             del results  # before the next ones are made
 
     def pull_back(
-        self, outside: _Place, made: Mapping[str, Array], totals: Mapping[str, Sequence[Array]], asked: _Asked
+        self, outside: _Place, made: Mapping[str, Array], totals: Mapping[str, _Pieces], asked: _Asked
     ) -> None:
         """Add to the totals, in place, what the tiles of these loops contribute."""
         stage = self.tiles_of.nest.stages[outside.depth]
@@ -193,7 +229,7 @@ class _Walk:
         stage: Stage,
         place: _Place,
         made: Mapping[str, Array],
-        totals: Mapping[str, Sequence[Array]],
+        totals: Mapping[str, _Pieces],
         asked: _Asked,
     ) -> None:
         """Do one iteration; all that it made is let go at its end."""

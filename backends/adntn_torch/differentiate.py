@@ -128,6 +128,16 @@ class _Adjoint(torch.autograd.Function):
         ctx.mark_non_differentiable(*residuals)
         ctx.set_materialize_grads(False)  # no zeros, as large as the weight, for the residuals
         ctx.save_for_backward(*cores, *residuals)
+        ctx.save_for_forward(*cores)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the derivative along a direction: torch's forward mode, by the library's tangent."""
+        cores = dict(zip(ctx.generator.core_shapes, ctx.saved_tensors, strict=True))
+        along = zip(cores.items(), tangents[1:], strict=True)
+        directions = {name: torch.zeros_like(core) if one is None else one for (name, core), one in along}
+        _, derivative = ctx.generator.jvp(cores, directions)
+        return derivative, *(None for _ in ctx.generator.adjoint.residuals)
 
     @staticmethod
     def backward(ctx: Any, *adjoints: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -225,6 +235,10 @@ class _EngineAdjoint(_Adjoint):
 
     generate_vmap_rule = False
     vmap = staticmethod(_no_vmap)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        raise RuntimeError("forward mode does not reach into an engine; build the layer without one")
 
 
 class _EnginePullback(_Pullback):

@@ -10,7 +10,7 @@ import pytest
 
 from adntn.benchmarking import Case
 
-NEEDED = {"test_rivals.py": "torch", "test_bars.py": "matplotlib"}
+NEEDED = {"test_rivals.py": "torch", "test_bars.py": "matplotlib", "test_second_order.py": "sklearn"}
 collect_ignore = [name for name, library in NEEDED.items() if find_spec(library) is None]
 
 ROOT = Path(__file__).parents[2]
