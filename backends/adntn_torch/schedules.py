@@ -71,13 +71,17 @@ def streamed_linear(
     generator: Generator, taken: Forecast, cores: Mapping[str, Tensor], x: Tensor, bias: Tensor | None
 ) -> Tensor:
     """Return x @ W.T + bias for x of shape (..., in); neither W nor dL/dW ever exists."""
-    if x.shape[-1:] != generator.shape[1:]:
-        raise RuntimeError(f"x must have the shape (..., {generator.shape[1]}), got {tuple(x.shape)}")
+    _check_features(generator, x)
     form = _form_on_chip(generator, taken, x)
     if form is not None:
         return fused(form, generator, cores, x, bias)
     tiles = tiling(generator.network, generator.paths, taken.plan)
     return _apply(_StreamedLinear, generator, tiles, x, bias=bias, cores=cores)
+
+
+def _check_features(generator: Generator, x: Tensor) -> None:
+    if x.shape[-1:] != generator.shape[1:]:
+        raise RuntimeError(f"x must have the shape (..., {generator.shape[1]}), got {tuple(x.shape)}")
 
 
 def _form_on_chip(generator: Generator, taken: Forecast, x: Tensor) -> Factored | None:
@@ -119,6 +123,7 @@ def materialised_linear(
 
     See `adntn.materialising.can_be_kept` for what may come here; nothing of it under autocast.
     """
+    _check_features(what[0], x)
     return _apply(_MaterialisedLinear, what, tiles, x, bias=bias, cores=cores)
 
 
