@@ -76,7 +76,7 @@ def applied_vjp(
             raise ValueError(f"y_bar must have the shape of y, {tuple(wanted)}, got {getattr(y_bar, 'shape', y_bar)!r}")
         check_alike({"y_bar": y_bar, "the cores": cores[SCALE]}, "y_bar and the cores")
         functions = namespace_of([x])
-        x_bar, gradients = pull(functions.reshape(y_bar, product.shape))
+        x_bar, gradients = pull(functions.reshape(detached(y_bar), product.shape))
         return functions.reshape(x_bar, x.shape), gradients
 
     return _like(product, generator, x), pullback
@@ -90,7 +90,7 @@ def tiled_vjp(generator: Generator, cores: Mapping[str, Array]) -> tuple[Array, 
     def pullback(weight_bar: Array) -> dict[str, Array]:
         generator.check_weight_bar(weight_bar, kept)
         dtype, prepared = generator.prepared(kept)
-        gradients = generator.tiling(prepared).pull_back_weight(prepared, weight_bar)
+        gradients = generator.tiling(prepared).pull_back_weight(prepared, detached(weight_bar))
         return {name: as_dtype(gradients[name], dtype) for name in kept}
 
     return weight, pullback

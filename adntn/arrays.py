@@ -308,6 +308,15 @@ def clear(array: Array) -> None:
         array.fill(0)
 
 
+def zeros_in_rows(like: Array) -> Array:
+    """Return zeros of an array's shape that lie in memory row by row; torch's `zeros_like` keeps another order."""
+    if not can_be_written(like):
+        return namespace_of([like]).zeros_like(like)
+    made = empty(like.shape, like)
+    clear(made)
+    return made
+
+
 def is_contiguous(array: Array) -> bool:
     """Return whether an array lies in memory row by row, without gaps."""
     return bool(array.is_contiguous() if hasattr(array, "is_contiguous") else array.flags.c_contiguous)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import autoray
 
 from adntn import pieces
-from adntn.arrays import SHORT_DTYPES, Array, as_dtype, check_alike, dtype_name, namespace_of
+from adntn.arrays import SHORT_DTYPES, Array, as_dtype, check_alike, dtype_name, namespace_of, zeros_in_rows
 from adntn.network import SCALE, Network
 from adntn.program.forecast import LARGEST
 from adntn.program.gather import Lookup, lookup, slab_tokens
@@ -210,7 +210,7 @@ class _Call:
         functions = self.functions
         bar = functions.reshape(as_dtype(rows_bar, self.computed), (*self.lead, self.tokens, *self.columns))
         cut = self.cut(known)
-        sums = {name: functions.zeros_like(array) for name, array in cut.items()}
+        sums = {name: zeros_in_rows(array) for name, array in cut.items()}
         for plan, start, stop in self.slabs.parts:
             adjoint, numbers = plan.tail_adjoint, self.numbers(slice(start, stop))
             given = {**known, **self.read(cut, numbers)}

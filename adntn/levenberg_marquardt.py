@@ -6,6 +6,7 @@ the units of each number; H. B. Nielsen, Damping parameter in Marquardt's method
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -92,9 +93,14 @@ def minimised(
         iterations: steps to take at most; it ends earlier where no step is better.
         enough: a sum below which there is nothing left to do.
         report: called after each step with the sum.
+
+    Raises:
+        ValueError: if the sum is not finite at the start.
     """
     here, damping = start, Damping()
     value, gradient = loss(here)
+    if not math.isfinite(value):
+        raise ValueError(f"the error must be finite where the search begins, got {value}: start from other cores")
     for _ in range(iterations):
         if value <= enough:
             break

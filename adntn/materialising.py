@@ -14,7 +14,7 @@ from adntn.network import SCALE, Network
 from adntn.streaming import turned
 from adntn.tiling import Overlap, Tiling
 
-#: dL/dW is made for about so many rows at a time, or for one tile if that has more.
+#: dL/dW is made for so many rows at a time, or an eighth of them if that is less; or for one tile, if that is more.
 SLAB_ROWS = 512
 
 
@@ -55,7 +55,8 @@ def materialise_back(
     overlap = Overlap(tiling, cores)
     if x_bar is not None:
         functions.matmul(out_bar, functions.conj(kept), out=x_bar)
-        overlap.add(x_bar, x)  # <dL/dW, tiles> = <dL/d(out) times the tiles, x>
+        if tiling.scales:  # <dL/dW, tiles> = <dL/d(out) times the tiles, x>
+            overlap.add(x_bar, x)
     bars = _bars(tiling, x, out_bar, functions)
 
     def adjoint_of(rows: slice, _: None) -> Array:
@@ -74,7 +75,7 @@ def materialise_back(
 
 def slab_tiles(tiling: Tiling) -> int:
     """Return for how many tiles dL/dW is made at a time."""
-    return max(1, min(SLAB_ROWS // tiling.nest.tile_rows, len(tiling.first_rows)))
+    return max(1, min(SLAB_ROWS, tiling.network.layout.shape[0] // 8) // tiling.nest.tile_rows)
 
 
 def _bars(tiling: Tiling, x: Array, out_bar: Array, functions: Namespace) -> Iterator[Array]:

@@ -79,7 +79,12 @@ class Parts:
         Args:
             cores: the whole weight's cores.
             number: of the part, from 0; in JAX it may be traced, such as `jax.lax.axis_index` in `shard_map`.
+
+        Raises:
+            IndexError: if there is no such part.
         """
+        if isinstance(number, int) and not 0 <= number < self.count:
+            raise IndexError(f"number must be that of a part, from 0 to {self.count - 1}, got {number}")
         functions = namespace_of(cores.values())
         lead = 0 if self.generator.network.batch is None else 1
         cuts = dict(self.cuts)

@@ -14,7 +14,7 @@ import autoray
 import numpy as np
 from numpy.typing import NDArray
 
-from adntn.arrays import Array, as_dtype, backend_of, check_alike, dtype_name, namespace_of, place
+from adntn.arrays import Array, as_dtype, backend_of, can_be_written, check_alike, dtype_name, namespace_of, place
 from adntn.network import SCALE, Network
 from adntn.program.run import run
 from adntn.program.tangent import dotted
@@ -61,8 +61,9 @@ def gauss_newton(generator: Generator, cores: Mapping[str, Array]) -> NDArray[An
         cores: of any library; what is computed there is in their number type (float32 for 16 bits).
 
     Returns:
-        A NumPy array of shape (parameters, parameters). Beside it exist about `SLAB` numbers of J at a time; or a row
-        of the weight for each number of the cores, if that is more.
+        A NumPy array of shape (parameters, parameters). Beside it exist a few of its size, and about `SLAB` numbers of
+        J at a time with what they are made from, level by level; or a row of the weight for each number of the cores,
+        if that is more.
 
     Raises:
         KeyError, ValueError, TypeError: if the cores are not this generator's.
@@ -74,7 +75,10 @@ def gauss_newton(generator: Generator, cores: Mapping[str, Array]) -> NDArray[An
     total = None
     for slab in _slabs(generator, cores, groups):
         share = functions.matmul(functions.conj(slab), functions.permute(slab, (0, 2, 1)))
-        total = share if total is None else total + share
+        if total is not None and can_be_written(total):
+            total += share
+        else:
+            total = share if total is None else total + share
     return _in_order(generator, groups, autoray.to_numpy(total))
 
 

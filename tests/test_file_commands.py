@@ -200,6 +200,8 @@ def test_shells_get_their_completion(shell: str, capsys: pytest.CaptureFixture[s
     script = capsys.readouterr().out
     assert all(command in script for command in ("compress", "expand", "report", "draw", "verify"))
     assert "--rule" in script or "rule" in script
+    if shell != "fish":  # which completes files by itself
+        assert script.count("_shtab_compgen_files" if shell == "bash" else "_files") > 6
     if found := shutil.which(shell):
         (tmp_path / "script").write_text(script)
         subprocess.run([found, "-n", str(tmp_path / "script")], check=True)

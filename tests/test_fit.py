@@ -253,3 +253,10 @@ def test_too_many_numbers_for_a_matrix_are_an_error_before_any_work() -> None:
     generator = adntn.LowRank((200, 200), rank=50)
     with pytest.raises(ValueError, match=r"at most 16,384 numbers at once, but the cores have 20,001; \"l-bfgs\""):
         adntn.fit(generator, np.ones((200, 200)), method="levenberg-marquardt")
+
+
+def test_a_search_from_cores_that_are_no_numbers_says_so() -> None:
+    generator = adntn.TTN((16, 12), bond=2, activation="tanh")
+    cores = {name: np.full_like(core, np.nan) for name, core in generator.init(seed=0).items()}
+    with pytest.raises(ValueError, match="the error must be finite where the search begins, got nan"):
+        adntn.fit(generator, np.eye(16, 12), cores=cores, method="levenberg-marquardt")

@@ -47,6 +47,13 @@ def _divides(generator: adntn.Generator, count: int) -> bool:
     return True
 
 
+@pytest.mark.parametrize("number", [-1, 4])
+def test_there_is_no_other_part(number: int) -> None:
+    generator = adntn.TTN((16, 12), bond=2)
+    with pytest.raises(IndexError, match=f"number must be that of a part, from 0 to 3, got {number}"):
+        generator.parts(4).cores(generator.init(seed=0), number)
+
+
 @pytest.mark.parametrize("library", ["torch", "jax", "array_api_strict"])
 def test_every_library_cuts_cores(library: str) -> None:
     needs(library)

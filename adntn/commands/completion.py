@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from pathlib import Path
 
-from adntn.commands.output import subcommand
+from adntn.commands.output import subcommand, writable
 
 SUMMARY = "print a script with which a shell completes the command"
 EXAMPLES = """examples:
@@ -32,5 +34,18 @@ def run(arguments: argparse.Namespace) -> int:
         raise ImportError('shtab is not installed; try: pip install "adntn[completion]"') from error
     from adntn.cli import parser  # noqa: PLC0415  (it lists this command)
 
-    print(shtab.complete(parser(), arguments.shell))
+    whole = parser()
+    for action in _actions(whole):
+        if action.type in {Path, writable}:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+    print(shtab.complete(whole, arguments.shell))
     return 0
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """Yield the arguments of a parser and of all its subcommands."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for subparser in action.choices.values():
+                yield from _actions(subparser)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from adntn.arrays import Array, Namespace, can_be_written, clear
+from adntn.arrays import Array, Namespace, can_be_written, clear, zeros_in_rows
 from adntn.program.ir import Program
 from adntn.program.nest import Nest, Stage
 from adntn.program.pool import Pool
@@ -73,7 +73,7 @@ class Tiles:
         made = run_in_place(head.forward, self.arrays, functions, pool)
         known = _named(nest.head, made, self.arrays)
         pieces = _pieces(nest, known, functions)
-        totals = {name: functions.zeros_like(array) for name, array in pieces.items()}
+        totals = {name: zeros_in_rows(array) for name, array in pieces.items()}
         walk = _Walk(self, functions, pool, _apart(nest, pieces, pool))
         sums = _apart(nest, totals, pool)
         walk.pull_back(_Place(0, 0, (0,) * len(nest.reads)), {}, sums, _Asked(adjoint_of, needs_tile, made_before))

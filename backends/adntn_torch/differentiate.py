@@ -34,7 +34,8 @@ def generate(
 ) -> Tensor:
     """Return the weight of shape `generator.shape`, contiguous, differentiable along the path of that name.
 
-    With `tiles` it is made tile by tile and the adjoint makes the tiles again: nothing but the cores is kept.
+    With `tiles` it is made tile by tile and the adjoint makes the tiles again: nothing but the cores is kept. Forward
+    mode is left to torch, which has it in every order.
 
     Autocast does not reach inside: rounding after every level would add up. The weight is cast where it is used.
     """
@@ -44,7 +45,8 @@ def generate(
     with without_autocast(next(iter(cores.values()))):
         if tiles is not None:
             return _tiled(generator, tiles, cores)
-        if differentiation == "adjoint" and not _traced_without_gradients(cores.values()):
+        by_torch = differentiation == "native" or is_forward_mode() or _traced_without_gradients(cores.values())
+        if not by_torch:
             weight = _apply(_Adjoint, generator, *(cores[name] for name in generator.core_shapes))[0]
         else:
             weight = generator.weight(cores)
@@ -84,6 +86,11 @@ def without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
     if kind == "meta" or not torch.is_autocast_enabled(kind):
         return nullcontext()
     return torch.autocast(kind, enabled=False)
+
+
+def is_forward_mode() -> bool:
+    """Return whether torch differentiates in forward mode: `torch.func.jvp`, `jacfwd` or `dual_level`."""
+    return not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
 
 
 def _traced_without_gradients(cores: Iterable[Tensor]) -> bool:
@@ -128,16 +135,6 @@ class _Adjoint(torch.autograd.Function):
         ctx.mark_non_differentiable(*residuals)
         ctx.set_materialize_grads(False)  # no zeros, as large as the weight, for the residuals
         ctx.save_for_backward(*cores, *residuals)
-        ctx.save_for_forward(*cores)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the derivative along a direction: torch's forward mode, by the library's tangent."""
-        cores = dict(zip(ctx.generator.core_shapes, ctx.saved_tensors, strict=True))
-        along = zip(cores.items(), tangents[1:], strict=True)
-        directions = {name: torch.zeros_like(core) if one is None else one for (name, core), one in along}
-        _, derivative = ctx.generator.jvp(cores, directions)
-        return derivative, *(None for _ in ctx.generator.adjoint.residuals)
 
     @staticmethod
     def backward(ctx: Any, *adjoints: Tensor | None) -> tuple[Tensor | None, ...]:

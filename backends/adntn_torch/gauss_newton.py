@@ -83,6 +83,13 @@ class GaussNewton:
         if not names:
             raise ValueError("parameters must name at least one parameter of the model, got none")
         for name in names:
+            if not isinstance(name, str):
+                raise TypeError(
+                    "parameters must be names, or a mapping by names such as dict(model.named_parameters()), got"
+                    f" {type(name).__name__}"
+                )
+            if isinstance(parameters, Mapping) and parameters[name] is not own.get(name):
+                raise ValueError(f"parameters must be the model's own, but {name!r} is another tensor")
             if name not in own:
                 raise KeyError(f"the model has no parameter {name!r}; it has {', '.join(own)}")
             if not own[name].is_floating_point():
@@ -123,8 +130,12 @@ class GaussNewton:
                 self.damping = Damping()
                 self._move(before, np.zeros_like(step))
                 return value
-            self._move(before, step)
-            ahead = float(self._quadratic(self.model(inputs), targets)[0])
+            try:
+                self._move(before, step)
+                ahead = float(self._quadratic(self.model(inputs), targets)[0])
+            except BaseException:  # nobody wants to be left at a trial
+                self._move(before, np.zeros_like(step))
+                raise
             gain = (value - ahead) / predicted
             self.damping = self.damping.after(gain)
             if gain > LEAST_GAIN:

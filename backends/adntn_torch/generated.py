@@ -24,6 +24,7 @@ from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator
 from adntn_torch.differentiate import generate, prepare
 from adntn_torch.engine import engine as engine_of
 from adntn_torch.schedules import is_traced
+from adntn_torch.spares import SPARES
 from adntn_torch.spread import Spread
 
 #: A limit of memory that lets the fastest schedule be taken.
@@ -178,6 +179,7 @@ class GeneratedLayer(nn.Module):
         """
         if dtype is not None and not (isinstance(dtype, torch.dtype) and (dtype.is_floating_point or dtype.is_complex)):
             raise TypeError(f"dtype must be a floating-point type such as torch.bfloat16, or None, got {dtype!r}")
+        SPARES.clear()  # the next step, if there is one, is not of training
         with torch.inference_mode(False), torch.no_grad():
             self.frozen_weight = self._generated().to(dtype or self.cores["scale"].dtype)
         return self

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,6 @@ from adntn_torch.schedules import (
     streamed_convolution,
     streamed_linear,
 )
-from adntn_torch.spares import Spares
 
 Device = torch.device | str | int | None
 Sizes = int | tuple[int, ...]
@@ -101,13 +100,6 @@ class Linear(GeneratedLayer):
             seed=seed,
             std=std,
         )
-        self._spares = Spares()
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode, as torch does; in evaluation no memory is kept for the weight of the next step."""
-        if not mode:
-            self._spares.clear()
-        return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x @ weight.T + bias, of shape (..., out_features), for x of shape (..., in_features)."""
@@ -131,7 +123,7 @@ class Linear(GeneratedLayer):
         generator, cores = self._generator_here, self._cores_here()
         plan = None if choice is None else choice.taken.plan
         tiles = generator.tiling(cores) if plan is None else tiling(generator.network, generator.paths, plan)
-        return materialised_linear((generator, self._spares), tiles, cores, x, self._bias_here)
+        return materialised_linear(generator, tiles, cores, x, self._bias_here)
 
     def _keeps(self) -> bool:
         scale = self.cores["scale"]

@@ -28,10 +28,10 @@ from adntn.network import SCALE
 from adntn.program.forecast import Forecast
 from adntn.streaming import stream, stream_back
 from adntn.tiling import Overlap, Tiling, tiling
-from adntn_torch.differentiate import first_derivatives, without_autocast
+from adntn_torch.differentiate import first_derivatives, is_forward_mode, without_autocast
 from adntn_torch.factored import Factored, factored
 from adntn_torch.fused import DTYPES, fused_linear
-from adntn_torch.spares import Spares
+from adntn_torch.spares import SPARES
 
 #: The most rows of x for which a weight made on chip is predicted to be faster than tiles in memory (see `fused`).
 FUSED_ROWS = 64
@@ -40,8 +40,9 @@ Product = Callable[[Tensor, Tensor], Tensor]
 
 
 def is_traced() -> bool:
-    """Return whether torch.compile traces, or a transformation of torch.func is at work."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    """Return whether torch.compile traces, or a transformation of torch.func or forward mode is at work."""
+    transformed = torch._C._are_functorch_transforms_active() or is_forward_mode()
+    return torch.compiler.is_compiling() or transformed
 
 
 def multiplied_in(tensor: Tensor) -> torch.dtype:
@@ -117,14 +118,14 @@ def fused(form: Factored, generator: Generator, cores: Mapping[str, Tensor], x: 
 
 
 def materialised_linear(
-    what: tuple[Generator, Spares], tiles: Tiling, cores: Mapping[str, Tensor], x: Tensor, bias: Tensor | None
+    generator: Generator, tiles: Tiling, cores: Mapping[str, Tensor], x: Tensor, bias: Tensor | None
 ) -> Tensor:
     """Return x @ W.T + bias for x of shape (..., in); W is kept for the backward pass, dL/dW is never whole.
 
     See `adntn.materialising.can_be_kept` for what may come here; nothing of it under autocast.
     """
-    _check_features(what[0], x)
-    return _apply(_MaterialisedLinear, what, tiles, x, bias=bias, cores=cores)
+    _check_features(generator, x)
+    return _apply(_MaterialisedLinear, generator, tiles, x, bias=bias, cores=cores)
 
 
 def contracted_linear(generator: Generator, cores: Mapping[str, Tensor], x: Tensor, bias: Tensor | None) -> Tensor:
@@ -213,21 +214,20 @@ class _StreamedLinear(_Streamed):
 
 
 class _MaterialisedLinear(torch.autograd.Function):
-    """((generator, spares), tiles, names of the cores, x, bias, *cores) -> y; first derivatives only."""
+    """(generator, tiles, names of the cores, x, bias, *cores) -> y; first derivatives only."""
 
     @staticmethod
     def forward(  # noqa: PLR0917 (torch's order)
         ctx: Any,
-        what: tuple[Generator, Spares],
+        generator: Generator,
         tiles: Tiling,
         names: Sequence[str],
         x: Tensor,
         bias: Tensor | None,
         *cores: Tensor,
     ) -> Tensor:
-        generator, spares = what
         _, prepared = generator.prepared(dict(zip(names, cores, strict=True)))
-        kept = spares.empty(generator.shape, x)
+        kept = SPARES.empty(generator.shape, x)
         y = x.new_empty(*x.shape[:-1], generator.shape[0])  # no view, which nobody could write to
         materialise(tiles, prepared, x.reshape(-1, x.shape[-1]), y.view(-1, generator.shape[0]), kept)
         if bias is not None:
@@ -243,7 +243,8 @@ class _MaterialisedLinear(torch.autograd.Function):
         _, prepared = ctx.generator.prepared(dict(zip(ctx.names, cores, strict=True)))
         rows, rows_bar = x.reshape(-1, x.shape[-1]), y_bar.reshape(-1, y_bar.shape[-1])
         x_bar = x.new_empty(rows.shape) if ctx.needs_input_grad[3] else None
-        gradients = materialise_back(ctx.tiles, prepared, rows, rows_bar, kept=kept, x_bar=x_bar)
+        with without_autocast(x):
+            gradients = materialise_back(ctx.tiles, prepared, rows, rows_bar, kept=kept, x_bar=x_bar)
         bias_bar = rows_bar.sum(0) if ctx.needs_input_grad[4] else None
         shaped = None if x_bar is None else x_bar.reshape(x.shape)
         return None, None, None, shaped, bias_bar, *(gradients[name] for name in ctx.names)
@@ -278,12 +279,13 @@ class _StreamedConvolution(_Streamed):
         x, *cores = saved
         generator, convolve = ctx.what
         _, prepared = generator.prepared(dict(zip(ctx.names, cores, strict=True)))
-        x_bar = torch.zeros_like(x) if ctx.needs_input_grad[3] else None
+        computed = prepared[SCALE].dtype  # sums of many parts lose more in 16 bits
+        x_bar = torch.zeros_like(x, dtype=computed) if ctx.needs_input_grad[3] else None
         overlap = Overlap(ctx.tiles, prepared)
 
         def adjoint_of(rows: slice, tile: Tensor) -> Tensor:
             channels = _scaled(ctx.tiles, prepared, tile).detach().to(x.dtype).requires_grad_()
-            bar = torch.zeros_like(channels)
+            bar = torch.zeros_like(channels, dtype=computed)
             for part in _parts(x, tile):
                 inputs = x[part].detach().requires_grad_(x_bar is not None)
                 wanted = [channels] if x_bar is None else [channels, inputs]
@@ -293,7 +295,6 @@ class _StreamedConvolution(_Streamed):
                 bar += shares[0]
                 if x_bar is not None:
                     x_bar[part] += shares[1]
-            bar = bar.to(tile.dtype)
             if ctx.tiles.scales:
                 overlap.add(bar, tile)
             return bar
@@ -303,7 +304,8 @@ class _StreamedConvolution(_Streamed):
         if ctx.tiles.scales:
             gradients = ctx.tiles.through_scale(prepared, gradients, overlap.total)
         bias_bar = y_bar.sum((0, *range(2, y_bar.dim()))).to(ctx.bias_dtype) if ctx.needs_input_grad[4] else None
-        return None, None, None, x_bar, bias_bar, *(gradients[name].to(cores[0].dtype) for name in ctx.names)
+        rounded = None if x_bar is None else x_bar.to(x.dtype)
+        return None, None, None, rounded, bias_bar, *(gradients[name].to(cores[0].dtype) for name in ctx.names)
 
 
 class _Contracted(torch.autograd.Function):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any
 
 import numpy
@@ -14,38 +16,69 @@ from torch import Tensor
 from adntn.arrays import dtype_name
 
 
+@dataclass
+class _Shelf:
+    """Memory of one size: what nobody uses, how much is lent, and the most that was lent since nothing was."""
+
+    free: list[numpy.ndarray[Any, Any]] = field(default_factory=list)
+    lent: int = 0
+    most: int = 0
+
+
 class Spares:
-    """Memory that tensors of one layer had and that nobody uses any more.
+    """Memory of weights that nobody uses any more, for the next ones of the same size.
 
     A tensor's memory comes back when the last that refers to it is gone: after the backward pass, unless the graph is
-    retained. Copies of a layer have spares of their own. On other devices torch itself keeps memory.
+    retained. As much is kept as was in use at the same time in the last pass. On other devices torch itself keeps
+    memory.
 
     >>> spares = Spares()
     >>> tensor = spares.empty((2, 3), torch.zeros(1))
     >>> place = tensor.data_ptr()
     >>> del tensor
-    >>> spares.empty((3, 2), torch.zeros(1)).data_ptr() == place
-    True
+    >>> spares.bytes, spares.empty((3, 2), torch.zeros(1)).data_ptr() == place
+    (24, True)
     """
 
     def __init__(self) -> None:
-        self._free: dict[int, list[numpy.ndarray[Any, Any]]] = {}
+        self._shelves: dict[int, _Shelf] = {}
+        self._lock = RLock()  # memory comes back in any thread, also in the middle of `empty`
+
+    @property
+    def bytes(self) -> int:
+        """What is kept and not in use."""
+        with self._lock:
+            return sum(size * len(shelf.free) for size, shelf in self._shelves.items())
 
     def empty(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Return a tensor of any numbers, of the number type (none of 16 bits) and device of another."""
         if like.device.type != "cpu":
             return like.new_empty(shape)
         size = math.prod(shape) * like.element_size()
-        free = self._free.setdefault(size, [])
-        # NumPy asks the system for large pages
-        memory = free.pop() if free else numpy.empty(size, "uint8")
+        with self._lock:
+            shelf = self._shelves.setdefault(size, _Shelf())
+            shelf.lent += 1
+            shelf.most = max(shelf.most, shelf.lent)
+            # NumPy asks the system for large pages
+            memory = shelf.free.pop() if shelf.free else numpy.empty(size, "uint8")
         lent = memory.view(dtype_name(like)).reshape(shape)
-        weakref.finalize(lent, free.append, memory).atexit = False
+        weakref.finalize(lent, self._come_back, shelf, memory).atexit = False
         return torch.from_numpy(lent)
 
-    def clear(self) -> None:
-        """Let the memory go."""
-        self._free.clear()
+    def _come_back(self, shelf: _Shelf, memory: numpy.ndarray[Any, Any]) -> None:
+        with self._lock:
+            shelf.lent -= 1
+            shelf.free.append(memory)
+            if not shelf.lent:  # the pass is over
+                del shelf.free[shelf.most :]
+                shelf.most = 0
 
-    def __reduce__(self) -> tuple[type[Spares], tuple[()]]:
-        return Spares, ()
+    def clear(self) -> None:
+        """Let go what is not in use."""
+        with self._lock:
+            for shelf in self._shelves.values():
+                shelf.free.clear()
+
+
+#: Those of all layers in this process.
+SPARES = Spares()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,48 @@ def test_some_cores_alone_have_forward_derivatives() -> None:
     assert torch.allclose(forward, backward, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("schedule", ["auto", "materialise", "stream"])
+@pytest.mark.parametrize("shape", [(6, 8), (256, 300)])
+def test_derivatives_of_forward_derivatives_are_those_of_torch(schedule: Any, shape: tuple[int, int]) -> None:
+    layers = [
+        adntn_torch.Linear(*shape, bias=False, topology=TTN, seed=0, dtype=torch.float64, **options)
+        for options in ({"schedule": schedule}, {"differentiation": "native"})
+    ]
+    x, scale = torch.randn(3, shape[0], dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+    for outer in (torch.func.jacfwd, torch.func.jacrev):
+        found, expected = (
+            outer(torch.func.jacfwd(partial(loss_of_top, layer, x)))(layer.cores["top"].detach()) for layer in layers
+        )
+        assert expected.abs().max() > 0
+        assert torch.allclose(found, expected, rtol=1e-10, atol=1e-12)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(layers[0].cores["scale"].detach(), scale)
+        y = torch.func.functional_call(layers[0], {"cores.scale": dual}, (x,))
+        along = torch.autograd.forward_ad.unpack_dual(y).tangent
+        assert torch.allclose(along, 0.5 / layers[0].cores["scale"] * y, rtol=1e-8, atol=1e-10)
+
+
+def loss_of_top(layer: adntn_torch.Linear, x: Tensor, top: Tensor) -> Tensor:
+    return torch.func.functional_call(layer, {"cores.top": top}, (x,)).sin().sum()
+
+
+def test_a_trial_that_fails_is_taken_back() -> None:
+    inputs, targets = data("mse")
+    model = network()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    calls = []
+
+    def fail(*_: Any) -> None:
+        calls.append(None)
+        if not torch._C._are_functorch_transforms_active() and len(calls) > 1:
+            raise MemoryError
+
+    model.register_forward_hook(fail)
+    with pytest.raises(MemoryError):
+        GaussNewton(model, dict(model.named_parameters())).step(inputs, targets)
+    assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
+
+
 def test_forward_mode_does_not_reach_into_an_engine() -> None:
     layer = adntn_torch.Linear(6, 8, topology=TTN, engine="numpy")
     search = GaussNewton(layer, [name for name, _ in layer.named_parameters()])
@@ -156,6 +199,16 @@ MODEL = network()
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no such loss": ({"loss": "hinge"}, ValueError, "loss must be one of mse, cross-entropy, got 'hinge'"),
     "no such parameter": ({"parameters": ["1.weight"]}, KeyError, "no parameter '1.weight'; it has 0."),
+    "tensors for names": (
+        {"parameters": list(MODEL.parameters())},
+        TypeError,
+        "parameters must be names, or a mapping",
+    ),
+    "another's parameters": (
+        {"parameters": dict(network().named_parameters())},
+        ValueError,
+        "parameters must be the model's own",
+    ),
     "no parameters": ({"parameters": []}, ValueError, "at least one parameter"),
     "damping": ({"damping": 0.0}, ValueError, "damping must be a positive number, got 0.0"),
     "damping, NaN": ({"damping": np.nan}, ValueError, "damping must be a positive number, got nan"),
