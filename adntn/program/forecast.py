@@ -38,6 +38,8 @@ GROUP_INPUTS = (8, 16, 32, 64)
 TILE_SHARES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 #: Tiles of so many to a weight are tried too: those of a small weight hold less than what fits into the cache.
 TILES = 64
+#: How much longer than by the roofline contracting x takes: many steps with small matrices, in turned orders.
+CONTRACTED = 1.7
 #: How much more XLA's buffers were seen to take than the steps of a tile.
 COMPILED_WORK = 1.15
 
@@ -164,9 +166,20 @@ def forecasts(task: Task, machine: Machine) -> tuple[Forecast, ...]:
             forecasts.append(tiled.stream())
     if task.compiled:
         forecasts.append(_in_one_piece(task, machine))
-    if task.contracts and may_contract(task.network):
+    best = min(one.seconds for one in forecasts)
+    if task.contracts and (may_contract(task.network) or _contracting_may_pay(task, machine, best)):
         forecasts.append(contracted_forecast(task, machine))
     return tuple(forecasts)
+
+
+def _contracting_may_pay(task: Task, machine: Machine, best: float) -> bool:
+    """Return whether a search for a path is worth its time where contracting takes no less than the dense products do.
+
+    What it can save is making the weight, which counts where x has few rows. Compilers need minutes for all the steps.
+    """
+    if task.compiled or why_not_contract(task.network):
+        return False
+    return CONTRACTED * (3 if task.training else 1) * _product_seconds(task, machine, 1) < best
 
 
 def plans(network: Network, machine: Machine, itemsize: int) -> Iterator[Plan]:
@@ -410,4 +423,4 @@ def contracted_forecast(task: Task, machine: Machine) -> Forecast:
         peak = max(peak, *(cost(program, itemsize).peak_bytes - own for program in (tail.forward, tail.backward)))
         if task.compiled:  # what the head's adjoint needs is kept meanwhile
             peak = int(COMPILED_WORK * (peak + sum(tensor.size for tensor in plan.head_adjoint.residuals) * itemsize))
-    return Forecast("contract", seconds, peak + joined, Plan(1))
+    return Forecast("contract", CONTRACTED * seconds, peak + joined, Plan(1))

@@ -24,7 +24,6 @@ from adntn.program.forecast import (
     Task,
     contracted_forecast,
     forecasts,
-    may_contract,
     why_not_contract,
 )
 
@@ -111,7 +110,7 @@ def choose(task: Task, machine: Machine, schedule: ScheduleName = "auto", memory
         raise ValueError(f"schedule must not be {schedule!r} for this layer")
     allowed = _allowed(task, schedule) if memory_limit is None else memory_limit
     every = forecasts(task, machine)
-    if schedule == "contract" and not may_contract(task.network):
+    if schedule == "contract" and all(one.schedule != "contract" for one in every):
         every = (*every, contracted_forecast(task, machine))
     named = [one for one in every if schedule in {"auto", one.schedule}]
     if not named:
