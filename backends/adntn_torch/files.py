@@ -20,7 +20,7 @@ from adntn.files import Contents, FormatError, Weight, opened, write
 from adntn.files.file import CORES, WEIGHT, in_library, on_host
 from adntn.files.values import fields, named, shown
 from adntn.program.forecast import ScheduleName
-from adntn_torch.compress import compress, generated_layers
+from adntn_torch.compress import compress, layers_and_deltas
 from adntn_torch.generated import GeneratedLayer
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -46,7 +46,7 @@ def save_compressed(model: nn.Module, path: str | os.PathLike[str]) -> None:
             that is no tensor.
         OSError: if the file cannot be written.
     """
-    layers = generated_layers(model)
+    layers = layers_and_deltas(model)
     if not layers:
         raise ValueError("model must have generated layers (see compress); safetensors.torch.save_model writes others")
     weights: dict[str, Weight] = {}
@@ -194,7 +194,7 @@ def _replace(model: nn.Module, layers: Mapping[str, Weight], options: Mapping[st
             rules[name] = weight
         elif module.generator != weight.generator:
             raise ValueError(f"layer {name!r} of the model is generated in another way, by {module.topology}")
-    if extra := [name for name in generated_layers(model) if name not in layers]:
+    if extra := [name for name in layers_and_deltas(model) if name not in layers]:
         raise ValueError(f"the model generates the layers {_some(extra)}, which the file has not")
     if rules:
         compress(model, rules, std=1.0, **options)
@@ -270,7 +270,7 @@ def _notes(contents: Contents) -> dict[str, tuple[float | None, torch.dtype | No
 
 
 def _remember(model: nn.Module, notes: Mapping[str, tuple[float | None, torch.dtype | None]]) -> None:
-    for name, layer in generated_layers(model).items():
+    for name, layer in layers_and_deltas(model).items():
         std, frozen = notes.get(name, (None, None))
         layer.std = layer.std if std is None else std
         if frozen is not None:

@@ -15,6 +15,8 @@ import adntn
 import adntn_torch
 from adntn.verification.tolerance import EPSILON
 from adntn_torch import adapt, adapters
+from adntn_torch.training import dense_weights
+from adntn_torch.training.monitoring import compression_summary, core_gradient_norm
 
 TTN = adntn.TTN.options(bond=2)
 LORA = adntn.LowRank.options(rank=2)
@@ -118,7 +120,7 @@ def test_the_start_changes_no_bit_and_learns(model, topology):
 def test_only_cores_are_trained_and_counted(model):
     adaptation = adapt(model, LAYERS, topology=TTN)
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    assert all(f".{adapters.adapted.DELTAS}.default." in name for name in trained)
+    assert all(".adntn_delta.default." in name for name in trained)
     assert adaptation.trained == sum(value.numel() for value in trained.values())
     assert adaptation.parameters == sum(value.numel() for value in model.parameters())
     assert [row.name for row in adaptation.rows] == LAYERS
@@ -372,6 +374,29 @@ def test_an_unloaded_model_is_made_of_what_it_was_made_of(model, merged):
     assert model.state_dict().keys() == parameters.keys()
     with pytest.raises(ValueError, match="has no adapters"):
         adapters.unload(model)
+
+
+def test_adapters_are_no_generated_layers_and_stay_where_these_are_expanded():
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 16)).double()
+    model, x = copy.deepcopy(dense), torch.randn(3, 16, dtype=torch.float64)
+    adntn_torch.compress(model, {"2": TTN})
+    alone = compression_summary(model)
+    adapt(model, ["0"], topology=TTN)
+    shaken(model)
+    assert list(adntn_torch.generated_layers(model)) == ["2"]
+    assert compression_summary(model) == alone
+    assert list(dense_weights(model, dense)) == ["2"]
+    model(x).square().sum().backward()
+    gradients = [value.grad for value in model.parameters() if value.grad is not None]
+    assert torch.equal(core_gradient_norm(model), nn.utils.get_total_norm(gradients))
+    expected, learning = model(x), [name for name, value in model.named_parameters() if value.requires_grad]
+    adntn_torch.expand(model)
+    assert type(model[2]) is nn.Linear
+    assert error(model(x), expected) < 500 * EPSILON["float64"]
+    assert [name for name, value in model.named_parameters() if value.requires_grad and "adntn" in name] == learning
+    adapters.unload(model)
+    assert torch.equal(model[0](x), dense[0](x))
 
 
 # which layers

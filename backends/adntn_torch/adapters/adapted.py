@@ -25,9 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adntn_torch.adapters.delta import Delta
-
-#: The child that holds the deltas, by the adapter's name; the part of file and state dict names that says "ours".
-DELTAS = "adntn_delta"
+from adntn_torch.generated import DELTAS
 
 
 def _linear(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:

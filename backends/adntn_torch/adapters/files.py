@@ -28,11 +28,12 @@ from adntn.files.values import Json, named, parsed, shown
 from adntn.program.forecast import ScheduleName
 from adntn.topologies.layers import generator_of
 from adntn_torch.adapters.adapt import Adaptation, attach_all, check_name, delta_shape, make_delta
-from adntn_torch.adapters.adapted import DELTAS, adapted_layers, outer_modules
+from adntn_torch.adapters.adapted import adapted_layers, outer_modules
 from adntn_torch.adapters.config import PEFT_TYPE, PREFIX, Part, Stored, check_version, config_of, settings_in
 from adntn_torch.adapters.delta import Delta
 from adntn_torch.adapters.lora import layer_name, lora_deltas
 from adntn_torch.adapters.targets import check_adaptable, closest, meant
+from adntn_torch.generated import DELTAS
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
