@@ -173,8 +173,8 @@ def compress(
 def expand(model: nn.Module) -> nn.Module:
     """Replace every generated layer, in place, by the dense one with the weight that it generates; return the model.
 
-    Outputs are bit-equal. Adapters stay as they are. Biases are kept (the same parameters), weights are new parameters. A model that is itself a
-    generated layer cannot change in place: its dense layer is returned.
+    Outputs are bit-equal. Biases are kept (the same parameters), weights are new parameters; adapters stay as they are.
+    A model that is itself a generated layer cannot change in place: its dense layer is returned.
 
     Raises:
         ValueError: if a generated layer has hooks or a parametrization that would be lost; the model is then as it was.

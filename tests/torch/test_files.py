@@ -48,6 +48,7 @@ class Network(nn.Module):
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 RULES = {"features.0": TTN, "attention.out_proj": MERA, "classifier.0": TTN}
+BATCHED = adntn_torch.DenseBatchedLinear
 
 
 def compressed(dtype: torch.dtype = torch.float32, build: Callable[..., nn.Module] = Network) -> nn.Module:
@@ -102,8 +103,9 @@ def test_the_number_types_are_the_files(file: Path, model: nn.Module) -> None:
         (lambda: nn.Conv1d(16, 24, 3), (2, 16, 9)),
         (lambda: nn.Conv2d(16, 24, 3, groups=2), (2, 16, 5, 5)),
         (lambda: nn.Conv3d(8, 12, 3, padding="same"), (1, 8, 3, 3, 3)),
+        (lambda: BATCHED(3, 32, 48), (3, 2, 32)),
     ],
-    ids=["Linear", "Conv1d", "Conv2d", "Conv3d"],
+    ids=["Linear", "Conv1d", "Conv2d", "Conv3d", "BatchedLinear"],
 )
 def test_every_layer_and_topology(
     topology: adntn.Options, build: Callable[[], nn.Module], shape: tuple[int, ...], tmp_path: Path
@@ -247,6 +249,12 @@ def test_other_libraries_read_the_same_weights(file: Path, model: nn.Module) -> 
         expected = layer.weight.detach().double()
         found = torch.from_numpy(generator.weight(cores)).double()
         assert float((found - expected).norm() / expected.norm()) < 500 * torch.finfo(torch.float32).eps
+
+
+def test_as_many_layers_as_the_file_has_are_wanted(tmp_path: Path) -> None:
+    save_compressed(nn.Sequential(adntn_torch.BatchedLinear(3, 32, 32, topology=TTN)), tmp_path / "file")
+    with pytest.raises(ValueError, match=r"in the file .*0.cores.top is \(3, .*\), not \(4, "):
+        load_compressed(lambda: nn.Sequential(BATCHED(4, 32, 32)), tmp_path / "file")
 
 
 # bad input
