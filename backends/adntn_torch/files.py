@@ -20,6 +20,7 @@ from adntn.files import Contents, FormatError, Weight, opened, write
 from adntn.files.file import CORES, WEIGHT, in_library, on_host
 from adntn.files.values import fields, named, shown
 from adntn.program.forecast import ScheduleName
+from adntn_torch.attention import PROJECTIONS
 from adntn_torch.compress import compress, layers_and_deltas
 from adntn_torch.generated import GeneratedLayer
 
@@ -185,15 +186,21 @@ def _not_persistent(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _replace(model: nn.Module, layers: Mapping[str, Weight], options: Mapping[str, Any]) -> None:
     """Put the file's generated layers in place of the dense ones."""
     modules = dict(model.named_modules(remove_duplicate=False))
-    if lacking := [name for name in layers if name not in modules]:
-        raise ValueError(f"the model lacks the generated layers {_some(lacking)}")
-    rules: dict[str, Weight] = {}
+    lacking: list[str] = []
+    rules: dict[str, Any] = {}
     for name, weight in layers.items():
-        module = modules[name]
-        if not isinstance(module, GeneratedLayer):
+        path, _, child = name.rpartition(".")
+        module = modules.get(name)
+        if module is None and child in PROJECTIONS and isinstance(modules.get(path), nn.MultiheadAttention):
+            rules.setdefault(path, {})[child] = weight  # layers that torch's attention does not have, but ours
+        elif module is None:
+            lacking.append(name)
+        elif not isinstance(module, GeneratedLayer):
             rules[name] = weight
         elif module.generator != weight.generator:
             raise ValueError(f"layer {name!r} of the model is generated in another way, by {module.topology}")
+    if lacking:
+        raise ValueError(f"the model lacks the generated layers {_some(lacking)}")
     if extra := [name for name in layers_and_deltas(model) if name not in layers]:
         raise ValueError(f"the model generates the layers {_some(extra)}, which the file has not")
     if rules:

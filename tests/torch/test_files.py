@@ -121,6 +121,52 @@ def test_every_layer_and_topology(
     assert torch.equal(loaded(x), model(x))
 
 
+class Attention(nn.Module):
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(16, 2, **arguments)
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return self.attend(query, key, value)[0]
+
+
+@pytest.mark.parametrize("output", [False, True], ids=["dense output", "generated output"])
+@pytest.mark.parametrize(
+    ("arguments", "joined"),
+    [
+        ({}, None),
+        ({}, False),
+        ({"bias": False, "batch_first": True}, None),
+        ({"add_bias_kv": True}, None),
+        ({"kdim": 8, "vdim": 12}, None),
+    ],
+    ids=["joined", "three generators", "no bias", "biases of keys", "sizes of keys and values"],
+)
+def test_attention_is_loaded_into_the_dense_one(
+    arguments: dict[str, Any], joined: bool | None, output: bool, tmp_path: Path
+) -> None:
+    model = Attention(**arguments)
+    if output:
+        compress(model, {"attend.out_proj": MERA})
+    model.attend = adntn_torch.MultiheadAttention.from_dense(model.attend, TTN, joined=joined)
+    save_compressed(model, tmp_path / "file")
+    dense, in_place = Attention(**arguments), copy.deepcopy(model)
+    x = [torch.randn(2, 5, size) for size in (16, model.attend.kdim, model.attend.vdim)]
+    for build in (lambda: dense, lambda: in_place):
+        loaded = load_compressed(build, tmp_path / "file")
+        assert loaded.attend.joined == model.attend.joined
+        assert list(loaded.state_dict()) == list(model.state_dict())
+        assert torch.equal(loaded(*x), model(*x))
+
+
+def test_a_layer_of_a_transformer_is_loaded_as_lightning_would(tmp_path: Path) -> None:
+    build = lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)  # noqa: E731
+    model = build()
+    compress(model, {"self_attn": TTN, "linear*": TTN})
+    save_compressed(model, tmp_path / "file")
+    check_same(load_compressed(build, tmp_path / "file"), model.eval(), torch.randn(2, 5, 16))
+
+
 class Sizes(TorchDispatchMode):
     """The most numbers that any operation has made on a device that is not "meta"."""
 
@@ -255,6 +301,16 @@ def test_as_many_layers_as_the_file_has_are_wanted(tmp_path: Path) -> None:
     save_compressed(nn.Sequential(adntn_torch.BatchedLinear(3, 32, 32, topology=TTN)), tmp_path / "file")
     with pytest.raises(ValueError, match=r"in the file .*0.cores.top is \(3, .*\), not \(4, "):
         load_compressed(lambda: nn.Sequential(BATCHED(4, 32, 32)), tmp_path / "file")
+
+
+def test_attention_of_another_size_is_refused(tmp_path: Path) -> None:
+    model = Attention()
+    compress(model, {"attend": TTN})
+    save_compressed(model, tmp_path / "file")
+    with pytest.raises(ValueError, match=r"another network: layer 'attend' .* embed_dim, 16; got 8"):
+        load_compressed(lambda: Attention(kdim=8), tmp_path / "file")
+    with pytest.raises(ValueError, match=r"another network: layer 'attend' .* shape \(3, 16, 16\), not of \(8, 8\)"):
+        load_compressed(lambda: nn.ModuleDict({"attend": nn.MultiheadAttention(8, 2)}), tmp_path / "file")
 
 
 # bad input
