@@ -20,6 +20,7 @@ from adntn.files import Contents, FormatError, Weight, opened, write
 from adntn.files.file import CORES, WEIGHT, in_library, on_host
 from adntn.files.values import fields, named, shown
 from adntn.program.forecast import ScheduleName
+from adntn_torch.adapters.adapted import Adapted, adapted_layers, unmerge_layer, weight_name
 from adntn_torch.attention import PROJECTIONS
 from adntn_torch.compress import compress, layers_and_deltas
 from adntn_torch.generated import GeneratedLayer
@@ -35,8 +36,9 @@ NAMED = 5
 def save_compressed(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a compressed model: the cores, and its other parameters and buffers; as a whole or not at all.
 
-    Nothing dense of the generated weights is made or written, also where a layer is frozen. Tensors that several names
-    share are written once. `adntn.load` gives the generated weights to any other array library.
+    Nothing dense of the generated weights is made or written, also where a layer is frozen. Of adapted layers the frozen
+    weight and the cores are written, merged or not, as in a state dict. Tensors that several names share are written
+    once. `adntn.load` gives the generated weights to any other array library.
 
     Args:
         model: with generated layers, such as `compress` leaves it.
@@ -65,7 +67,7 @@ def save_compressed(model: nn.Module, path: str | os.PathLike[str]) -> None:
             tensors |= {core: _values(core, value) for core, value in named_cores.items()}
     same: dict[str, str] = {}
     cores = {id(core) for layer in layers.values() for core in layer.cores.values()}
-    state = dict(_state(model))
+    state = dict(_state(model)) | _frozen_weights(model)
     for name, tensor in state.items():
         if id(tensor) in cores:
             continue
@@ -126,6 +128,8 @@ def load_compressed(
             "schedule": schedule,
             "memory_limit": memory_limit,
         }
+        for adapted in adapted_layers(model).values():
+            unmerge_layer(adapted)  # as for a state dict: what is loaded is the frozen weight
         try:
             _replace(model, layers, options)
             _check_alike(model, contents)
@@ -148,10 +152,20 @@ def _values(name: str, tensor: Tensor) -> Any:
 
 
 def _state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield every parameter and buffer with each of its names, but for the weights that frozen layers keep."""
+    """Yield every parameter and buffer with each of its names, but for the weights that layers keep beside them."""
     kept = {id(module.frozen_weight) for module in model.modules() if isinstance(module, GeneratedLayer)}
+    kept |= {id(module.adntn_original) for module in model.modules() if isinstance(module, Adapted)}
     yield from model.named_parameters(remove_duplicate=False)
     yield from ((name, one) for name, one in model.named_buffers(remove_duplicate=False) if id(one) not in kept)
+
+
+def _frozen_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return what stands in a state dict for the weights that adapters are merged into."""
+    return {
+        _inside(name) + weight_name(layer.adntn_kind): layer.adntn_original
+        for name, layer in adapted_layers(model).items()
+        if layer.adntn_original is not None
+    }
 
 
 def _built(model_fn: Callable[[], Model], contents: Contents) -> Model:

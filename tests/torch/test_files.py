@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import adntn
 import adntn_torch
-from adntn_torch import compress, load_compressed, save_compressed
+from adntn_torch import adapters, compress, load_compressed, save_compressed
 
 TTN = adntn.TTN.options(bond=2)
 MERA = adntn.MERA.options(bond=2)
@@ -212,6 +212,28 @@ def test_frozen_layers_are_written_without_their_weights_and_frozen_again(
     assert loaded[0].frozen_weight.dtype == model[0].frozen_weight.dtype
     x = torch.ones(2, 64, dtype=dtype)
     assert torch.equal(loaded(x), model(x))
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_adapters_are_loaded_into_an_adapted_model(merged: bool, tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.TransformerEncoderLayer(64, 2, 32, batch_first=True))
+        compress(model, {"2.linear1": TTN})
+        adntn_torch.adapt(model, ["0", "self_attn"], topology=TTN)
+        return model
+
+    model, x = build().eval(), torch.randn(2, 5, 64)
+    for name, core in model.named_parameters():
+        if "adntn_delta" in name:
+            nn.init.normal_(core)
+    expected = model(x)
+    if merged:
+        adapters.merge(model)
+    save_compressed(model, tmp_path / "file")
+    adapted = build()
+    adapters.merge(adapted)
+    for model_fn in (build, lambda: adapted):
+        assert torch.equal(load_compressed(model_fn, tmp_path / "file").eval()(x), expected)
 
 
 def test_a_layer_that_stands_twice_is_written_once_and_stands_twice_again(tmp_path: Path) -> None:
