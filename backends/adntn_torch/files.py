@@ -6,8 +6,10 @@ for the one who loads it to say.
 
 from __future__ import annotations
 
+import copy
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -36,8 +38,8 @@ NAMED = 5
 def save_compressed(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a compressed model: the cores, and its other parameters and buffers; as a whole or not at all.
 
-    Nothing dense of the generated weights is made or written, also where a layer is frozen. Of adapted layers the frozen
-    weight and the cores are written, merged or not, as in a state dict. Tensors that several names share are written
+    Nothing dense of the generated weights is made or written, also where a layer is frozen. Adapted layers write the
+    weight without deltas and the cores, merged or not, as in a state dict. Tensors that several names share are written
     once. `adntn.load` gives the generated weights to any other array library.
 
     Args:
@@ -55,9 +57,9 @@ def save_compressed(model: nn.Module, path: str | os.PathLike[str]) -> None:
     weights: dict[str, Weight] = {}
     tensors: dict[str, Any] = {}
     notes: dict[str, Any] = {}
-    owners: dict[int, str] = {}
+    first: dict[tuple[int, ...], str] = {}  # by what tied layers share
     for name, layer in layers.items():
-        owner = owners.setdefault(id(layer), name)
+        owner = first.setdefault(tuple(map(id, layer.cores.values())), name)
         weights[_inside(name) + WEIGHT] = Weight(layer.generator, _inside(owner) + CORES, str(layer.topology))
         notes[name] = {"std": layer.std}
         if layer.frozen_weight is not None:
@@ -66,6 +68,7 @@ def save_compressed(model: nn.Module, path: str | os.PathLike[str]) -> None:
             named_cores = {_inside(name) + CORES + core: value for core, value in layer.cores.items()}
             tensors |= {core: _values(core, value) for core, value in named_cores.items()}
     same: dict[str, str] = {}
+    owners: dict[int, str] = {}
     cores = {id(core) for layer in layers.values() for core in layer.cores.values()}
     state = dict(_state(model)) | _frozen_weights(model)
     for name, tensor in state.items():
@@ -132,6 +135,7 @@ def load_compressed(
             unmerge_layer(adapted)  # as for a state dict: what is loaded is the frozen weight
         try:
             _replace(model, layers, options)
+            _tie(model, layers)
             _check_alike(model, contents)
         except ValueError as error:
             if isinstance(error, FormatError):
@@ -218,7 +222,27 @@ def _replace(model: nn.Module, layers: Mapping[str, Weight], options: Mapping[st
     if extra := [name for name in layers_and_deltas(model) if name not in layers]:
         raise ValueError(f"the model generates the layers {_some(extra)}, which the file has not")
     if rules:
+        _part(model, rules, layers)
         compress(model, rules, std=1.0, **options)
+
+
+def _part(model: nn.Module, rules: Iterable[str], layers: Mapping[str, Weight]) -> None:
+    """Part dense layers that share weights, or are one, where the file's share cores: these are tied afterwards."""
+    uses = Counter(weight.prefix for weight in layers.values())
+    sharing = [layer for layer, weight in layers.items() if uses[weight.prefix] > 1]
+    for name in rules:
+        if any(f"{layer}.".startswith(f"{name}.") for layer in sharing):
+            path, _, child = name.rpartition(".")
+            setattr(model.get_submodule(path), child, copy.deepcopy(model.get_submodule(name)))
+
+
+def _tie(model: nn.Module, layers: Mapping[str, Weight]) -> None:
+    """Let layers share their cores that do so in the file."""
+    first: dict[str, GeneratedLayer] = {}
+    for name, layer in layers_and_deltas(model).items():
+        other = first.setdefault(layers[name].prefix, layer)
+        if layer.cores is not other.cores:
+            layer.tie(other)
 
 
 def _check_alike(model: nn.Module, contents: Contents) -> None:
@@ -261,13 +285,16 @@ def _stored(contents: Contents) -> dict[str, str]:
 
 
 def _fill(model: nn.Module, contents: Contents, device: Any) -> None:
-    """Put the file's tensors in place of the model's; what is one tensor in the model stays one."""
+    """Put the file's tensors in place of the model's; what is one tensor in the model or in the file stays one."""
     stored, placed = _stored(contents), dict[int, Tensor]()
+    made: dict[tuple[str, bool], Tensor] = {}
     for name, old in _state(model):
         if name in stored and id(old) not in placed:
-            new = in_library(contents.array(stored[name]), "torch", device)
-            is_parameter = isinstance(old, nn.Parameter)
-            placed[id(old)] = nn.Parameter(new, requires_grad=old.requires_grad) if is_parameter else new
+            kind = stored[name], isinstance(old, nn.Parameter)
+            if kind not in made:
+                new = in_library(contents.array(stored[name]), "torch", device)
+                made[kind] = nn.Parameter(new, requires_grad=old.requires_grad) if kind[1] else new
+            placed[id(old)] = made[kind]
     for module in model.modules():
         states: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for own in states:

@@ -257,6 +257,54 @@ def test_a_model_that_is_a_generated_layer_itself(tmp_path: Path) -> None:
     )
 
 
+def language_model(dense: bool, tied: bool) -> Callable[[], nn.Module]:
+    """A function that builds a table, a block that stands twice, and a head."""
+
+    def build() -> nn.Module:
+        kinds = (nn.Embedding, nn.Linear) if dense else (adntn_torch.Embedding, adntn_torch.Linear)
+        options = {} if dense else {"topology": TTN}
+        table, head = kinds[0](64, 32, **options), kinds[1](32, 64, bias=False, **options)
+        layers = [kinds[1](32, 32, **options) for _ in range(2)]
+        norms = [nn.LayerNorm(32) for _ in range(2)]
+        if tied:
+            layers[1], norms[1].weight = layers[0], norms[0].weight
+            if dense:
+                head.weight = table.weight
+            else:
+                head.tie(table)
+        return nn.Sequential(table, layers[0], norms[0], nn.Tanh(), layers[1], norms[1], head)
+
+    return build
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dense", [True, False])
+def test_what_is_tied_is_written_once_and_tied_again(dense: bool, tied: bool, tmp_path: Path) -> None:
+    model, words = language_model(dense=False, tied=True)().eval(), torch.arange(64)
+    save_compressed(model, tmp_path / "file")
+    assert len(load_file(tmp_path / "file")) == len(list(model.parameters()))
+    loaded = load_compressed(language_model(dense=dense, tied=tied), tmp_path / "file")
+    check_same(loaded, model, words)
+    assert loaded[6].cores is loaded[0].cores
+    for one in (loaded, model):
+        optimiser = torch.optim.SGD(one.parameters(), lr=1e-2)
+        one(words).square().mean().backward()
+        optimiser.step()
+    names = dict(model.named_parameters())
+    found = dict(loaded.named_parameters())
+    assert list(found) == list(names)
+    assert all(torch.equal(found[name], names[name]) for name in names)
+
+
+def test_a_table_whose_padding_is_zero_alone_is_not_tied(tmp_path: Path) -> None:
+    table = adntn_torch.Embedding(64, 32, topology=TTN)
+    save_compressed(nn.Sequential(table, adntn_torch.Linear(32, 64, topology=TTN).tie(table)), tmp_path / "file")
+    with pytest.raises(ValueError, match="another network: a layer cannot be tied to a table with a padding_idx"):
+        load_compressed(
+            lambda: nn.Sequential(nn.Embedding(64, 32, padding_idx=0), nn.Linear(32, 64)), tmp_path / "file"
+        )
+
+
 class Counting(Network):
     """Has tensors that are no parameters or buffers."""
 
