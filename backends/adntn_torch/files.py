@@ -24,6 +24,7 @@ from adntn.files.values import fields, named, shown
 from adntn.program.forecast import ScheduleName
 from adntn_torch.adapters.adapted import Adapted, adapted_layers, unmerge_layer, weight_name
 from adntn_torch.attention import PROJECTIONS
+from adntn_torch.choose import shortened, some
 from adntn_torch.compress import compress, layers_and_deltas
 from adntn_torch.generated import GeneratedLayer
 
@@ -31,8 +32,6 @@ Model = TypeVar("Model", bound=nn.Module)
 
 #: Under this name stands in a file what only torch wants to know.
 NOTES = "torch"
-#: So many names stand in an error.
-NAMED = 5
 
 
 def save_compressed(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -80,7 +79,7 @@ def save_compressed(model: nn.Module, path: str | os.PathLike[str]) -> None:
         else:
             same[name] = owner
     if other := [name for name in model.state_dict() if name not in state]:
-        raise ValueError(f"the model has state of its own that is no parameter or buffer: {_some(other)}")
+        raise ValueError(f"the model has state of its own that is no parameter or buffer: {some(other)}")
     write(path, weights, tensors, same=same, notes={NOTES: notes}, metadata={"format": "pt"})
 
 
@@ -107,7 +106,8 @@ def load_compressed(
     (TTN(bond=4), True)
 
     The model is built on the device "meta", so that no dense weight is ever allocated. Where `model_fn` cannot be run
-    there, or keeps tensors that are no parameters or buffers, it is built as it is.
+    there, or keeps tensors that are no parameters or buffers, it is built as it is. Which parameters learn
+    (`requires_grad`) is not in a file: it is as `model_fn` leaves it, and cores in place of a dense weight learn.
 
     Args:
         model_fn: builds the model, dense or with the generated layers in place.
@@ -218,9 +218,9 @@ def _replace(model: nn.Module, layers: Mapping[str, Weight], options: Mapping[st
         elif module.generator != weight.generator:
             raise ValueError(f"layer {name!r} of the model is generated in another way, by {module.topology}")
     if lacking:
-        raise ValueError(f"the model lacks the generated layers {_some(lacking)}")
+        raise ValueError(f"the model lacks the generated layers {some(lacking)}")
     if extra := [name for name in layers_and_deltas(model) if name not in layers]:
-        raise ValueError(f"the model generates the layers {_some(extra)}, which the file has not")
+        raise ValueError(f"the model generates the layers {some(extra)}, which the file has not")
     if rules:
         _part(model, rules, layers)
         compress(model, rules, std=1.0, **options)
@@ -252,20 +252,20 @@ def _check_alike(model: nn.Module, contents: Contents) -> None:
     optional = {name for name, _ in _not_persistent(model)}
     problems = []
     if missing := [name for name, one in wanted.items() if id(one) not in found and name not in optional]:
-        problems.append(f"the file lacks {_some(missing)}")
+        problems.append(f"the file lacks {some(missing)}")
     if unexpected := [name for name in stored if name not in wanted]:
-        problems.append(f"the model lacks {_some(unexpected)}")
+        problems.append(f"the model lacks {some(unexpected)}")
     both = {
         name: (contents.tensors[stored[name]].shape, tuple(wanted[name].shape)) for name in stored if name in wanted
     }
     if other := [f"{name} is {there}, not {here}" for name, (there, here) in both.items() if there != here]:
-        problems.append(f"in the file {'; '.join(other[:NAMED])}{_more(other)}")
+        problems.append(f"in the file {shortened(other, '; ')}")
     if untied := [
         name
         for name, tensor in wanted.items()
         if name in stored and not _equal(contents, stored[name], found[id(tensor)])
     ]:
-        problems.append(f"the model shares one tensor where the file has different ones: {_some(untied)}")
+        problems.append(f"the model shares one tensor where the file has different ones: {some(untied)}")
     if problems:
         raise ValueError("; ".join(problems))
 
@@ -332,12 +332,3 @@ def _layer_of(weight: str) -> str:
 
 def _inside(path: str) -> str:
     return f"{path}." if path else ""
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(map(repr, names[:NAMED])) + _more(names)
-
-
-def _more(names: list[str]) -> str:
-    return f" ... ({len(names)} in all)" if len(names) > NAMED else ""

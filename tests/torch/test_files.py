@@ -350,6 +350,17 @@ def test_options_of_the_layers_are_the_loaders(file: Path) -> None:
     assert limited.classifier[0].memory_limit == 2**20
 
 
+def test_what_learns_is_the_builders_and_new_cores_do(file: Path) -> None:
+    def build() -> nn.Module:
+        model = Network()
+        model.features.requires_grad_(False)
+        return model
+
+    loaded = load_compressed(build, file)
+    still = {name for name, one in loaded.named_parameters() if not one.requires_grad}
+    assert still == {"features.0.bias", "features.1.weight", "features.1.bias"}
+
+
 def test_a_loaded_model_trains_is_copied_and_saved_again(file: Path, model: nn.Module, tmp_path: Path) -> None:
     loaded = copy.deepcopy(load_compressed(Network, file)).eval()
     loaded(IMAGES).square().sum().backward()
