@@ -46,8 +46,8 @@ def save_compressed(model: nn.Module, path: str | os.PathLike[str]) -> None:
         path: of a file of safetensors; replaced, if it is there.
 
     Raises:
-        ValueError: if the model has no generated layer, an activation of one's own, parameters without values, or state
-            that is no tensor.
+        ValueError: if the model has no generated layer, an activation of one's own, parameters without values or spread
+            over processes, or state that is no tensor.
         OSError: if the file cannot be written.
     """
     layers = layers_and_deltas(model)
@@ -149,6 +149,11 @@ def load_compressed(
 def _values(name: str, tensor: Tensor) -> Any:
     if nn.parameter.is_lazy(tensor) or tensor.is_meta:
         raise ValueError(f"parameter or buffer {name!r} has no values yet")
+    if hasattr(tensor, "full_tensor"):  # a DTensor
+        raise ValueError(
+            f"parameter or buffer {name!r} is spread over processes: gather the state dict (full_tensor(), or torch's"
+            " get_model_state_dict with full_state_dict=True), load it into a model of one process, and save that"
+        )
     try:
         return on_host(tensor)
     except (RuntimeError, TypeError) as error:  # sparse, quantized ...
