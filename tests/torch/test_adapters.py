@@ -276,6 +276,23 @@ def test_merged_weights_are_plain_ones(model):
     assert error(weight, expected.heads["query"].weight) < 10 * EPSILON["float64"]
 
 
+def test_training_while_merged_warns(model, recwarn):
+    adapt(model, LAYERS, topology=TTN)
+    adapters.merge(model)
+    with torch.no_grad():
+        model(WORDS)
+    model.eval()(WORDS)
+    assert not [one for one in recwarn if "merged" in str(one.message)]
+    with pytest.warns(UserWarning, match=r"a merged Linear runs in training mode, .* unmerge\(\) to train") as caught:
+        model.train()(WORDS)
+    named = {str(one.message).split()[2] for one in caught if "merged" in str(one.message)}
+    assert named == {"Embedding", "Linear", "NonDynamicallyQuantizableLinear", "MultiheadAttention", "Conv1d"}
+    adapters.unmerge(model)
+    recwarn.clear()
+    model(WORDS).sum().backward()
+    assert not [one for one in recwarn if "merged" in str(one.message)]
+
+
 def test_what_is_loaded_while_merged_is_the_frozen_weight(model):
     plain = copy.deepcopy(model)
     adapt(model, LAYERS, topology=TTN)

@@ -246,7 +246,8 @@ def merge(model: nn.Module) -> None:
     """Write the weights with the deltas that act over the frozen ones: as fast as without adapters.
 
     The frozen weights are kept beside them, so that `unmerge` restores them to the bit; subtracting the deltas again
-    would leave rounding behind. State dicts hold the frozen weights all the while.
+    would leave rounding behind. State dicts hold the frozen weights all the while. The cores learn nothing meanwhile,
+    and a warning says so in training mode.
 
     Raises:
         ValueError: if adapters are merged already, there are none, or a merged weight would not be finite; nothing is
