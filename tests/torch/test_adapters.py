@@ -377,20 +377,22 @@ def test_two_adapters_sum(model):
     assert error(model(WORDS), expected) < 1e4 * EPSILON["float64"]
 
 
-@pytest.mark.parametrize("merged", [False, True])
-def test_an_unloaded_model_is_made_of_what_it_was_made_of(model, merged):
+@pytest.mark.parametrize(("merged", "before_that"), [(False, False), (True, False), (True, True)])
+def test_an_unloaded_model_is_made_of_what_it_was_made_of(model, merged, before_that):
     types = {name: type(module) for name, module in model.named_modules()}
     parameters = dict(model.named_parameters())
     before = model(WORDS)
     adapt(model, LAYERS, topology=TTN)
     expected = shaken(model)(WORDS)
+    if before_that:
+        adapters.merge(model)
     assert adapters.unload(model, merged=merged) is model
     assert {name: type(module) for name, module in model.named_modules()} == types
     assert all(value is parameters[name] for name, value in model.named_parameters())
     assert error(model(WORDS), expected if merged else before) < 1e4 * EPSILON["float64"]
     assert model.state_dict().keys() == parameters.keys()
     with pytest.raises(ValueError, match="has no adapters"):
-        adapters.unload(model)
+        adapters.unload(model, merged=merged)
 
 
 def test_adapters_are_no_generated_layers_and_stay_where_these_are_expanded():

@@ -282,13 +282,16 @@ def unload(model: nn.Module, *, merged: bool = False) -> nn.Module:
 
     Args:
         model: changed in place.
-        merged: whether the weights keep the deltas that act: a plain model, without a way back.
+        merged: whether the weights keep the deltas that act, or that are merged: a plain model, without a way back.
 
     Raises:
-        ValueError: if there are no adapters, adapters are merged, or a merged weight would not be finite.
+        ValueError: if there are no adapters, adapters are merged and are not to stay so, or a merged weight would not
+            be finite.
     """
-    layers = _unmerged(model)
-    if merged:
+    layers = adapted_layers(model)
+    if not merged:
+        _unmerged(model)
+    elif all(layer.adntn_original is None for layer in layers.values()):
         merge(model)
     for layer in layers.values():
         layer.adntn_original = None
