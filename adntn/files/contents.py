@@ -18,7 +18,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ TYPES = {
 class Weight:
     """A generated weight in a file; also the topology of a layer that has it, for the one shape that it can make.
 
+    Layers with a batch axis ask for one weight of the batch, as they do of every topology.
+
     Attributes:
         generator: what generates it.
         prefix: with the name of a core, the name of that core's tensor.
@@ -64,11 +66,14 @@ class Weight:
         return {core: self.prefix + core for core in self.generator.core_shapes}
 
     def __call__(self, shape: tuple[int, ...]) -> Generator:
-        """Return the generator.
+        """Return the generator, without its batch axis if the shape is that of one weight.
 
         Raises:
             ValueError: if it makes weights of another shape.
         """
+        network = self.generator.network
+        if network.batch is not None and shape == self.generator.shape[1:]:
+            return replace(self.generator, network=replace(network, batch=None))
         if shape != self.generator.shape:
             raise ValueError(f"the file has a generator of the shape {self.generator.shape}, not of {shape}")
         return self.generator

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from adntn import LowRank
 from adntn.backends import Differentiation
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_torch.batched import BatchedLinear
 from adntn_torch.generated import GeneratedLayer, deviation
 from adntn_torch.layers import Device, Linear
+
+#: The layers whose weights are those of q, k and v: the first, or the others.
+PROJECTIONS = ("in_proj", "q_proj", "k_proj", "v_proj")
+#: Options for all projections, or for each by name.
+Topologies = TopologyOptions | Mapping[str, TopologyOptions]
 
 
 class _Filled:
@@ -36,16 +43,17 @@ class MultiheadAttention(nn.Module):
     Args:
         embed_dim, num_heads, dropout, bias, add_bias_kv, add_zero_attn, kdim, vdim, batch_first, device, dtype: as in
             `torch.nn.MultiheadAttention`.
-        topology: how each projection's weight is generated: options without `batch`.
+        topology: how each projection's weight is generated: options without `batch`; or a mapping that gives options
+            to `out_proj`, and to `in_proj` or to `q_proj`, `k_proj` and `v_proj`.
         joined: one generator with a batch axis makes q, k and v, in `in_proj`; else three do, in `q_proj`, `k_proj` and
-            `v_proj`. None joins them where keys and values have the size `embed_dim`.
+            `v_proj`. None joins them where keys and values have the size `embed_dim`, or where a mapping says so.
         differentiation, engine: as in `adntn_torch.Linear`.
         seed: of the cores; None draws one from torch's generator.
         std: the deviation with which q, k and v start; None takes those of torch.
 
     Raises:
         TypeError, ValueError, AssertionError: from torch or the topology, for what they do not accept; or if
-            projections of different shapes are to be joined.
+            projections of different shapes are to be joined, or a mapping has other names.
     """
 
     dense_kind: ClassVar[type[nn.Module]] = nn.MultiheadAttention
@@ -84,7 +92,7 @@ class MultiheadAttention(nn.Module):
         device: Device = None,
         dtype: torch.dtype | None = None,
         *,
-        topology: TopologyOptions = DEFAULT_TOPOLOGY,
+        topology: Topologies = DEFAULT_TOPOLOGY,
         joined: bool | None = None,
         differentiation: Differentiation | None = None,
         engine: str | None = None,
@@ -98,13 +106,15 @@ class MultiheadAttention(nn.Module):
         self.topology = topology
         for name in (*self.dense_arguments, "head_dim", "_qkv_same_embed_dim"):
             setattr(self, name, getattr(dense, name))
+        if joined is None:
+            joined = "in_proj" in topology if isinstance(topology, Mapping) else dense._qkv_same_embed_dim
         if joined and not dense._qkv_same_embed_dim:
             raise ValueError(f"joined needs kdim and vdim to be embed_dim, {embed_dim}; got {kdim!r} and {vdim!r}")
-        self.joined = dense._qkv_same_embed_dim if joined is None else joined
+        self.joined = joined
+        topologies = _by_projection(topology, PROJECTIONS[:1] if joined else PROJECTIONS[1:])
         options: dict[str, Any] = {
             "device": device,
             "dtype": dtype,
-            "topology": topology,
             "differentiation": differentiation,
             "engine": engine,
         }
@@ -112,19 +122,24 @@ class MultiheadAttention(nn.Module):
         if self.joined:
             usual = 1.0 / math.sqrt(2 * embed_dim)
             self.in_proj = BatchedLinear(
-                3, embed_dim, embed_dim, bias=False, seed=next(drawn), std=usual if std is None else std, **options
+                3,
+                embed_dim,
+                embed_dim,
+                bias=False,
+                topology=topologies["in_proj"],
+                seed=next(drawn),
+                std=usual if std is None else std,
+                **options,
             )
         else:
             self.in_proj = None
             for name, inputs in (("q_proj", embed_dim), ("k_proj", self.kdim), ("v_proj", self.vdim)):
                 joint = 4 * embed_dim if dense._qkv_same_embed_dim else embed_dim + inputs
                 usual = math.sqrt(2.0 / joint)
-                setattr(
-                    self,
-                    name,
-                    Linear(inputs, embed_dim, False, seed=next(drawn), std=usual if std is None else std, **options),
-                )
-        self.out_proj: Any = Linear(embed_dim, embed_dim, bias, seed=next(drawn), **options)
+                own: dict[str, Any] = {"topology": topologies[name], "std": usual if std is None else std}
+                setattr(self, name, Linear(inputs, embed_dim, False, seed=next(drawn), **own, **options))
+        output = topologies["out_proj"]
+        self.out_proj: Any = Linear(embed_dim, embed_dim, bias, topology=output, seed=next(drawn), **options)
         for name in ("in_proj_bias", "bias_k", "bias_v"):
             like = getattr(dense, name)
             empty = None if like is None else nn.Parameter(torch.empty(like.shape, device=device, dtype=like.dtype))
@@ -210,7 +225,7 @@ class MultiheadAttention(nn.Module):
     def from_dense(
         cls,
         dense: nn.MultiheadAttention,
-        topology: TopologyOptions = DEFAULT_TOPOLOGY,
+        topology: Topologies = DEFAULT_TOPOLOGY,
         *,
         joined: bool | None = None,
         differentiation: Differentiation | None = None,
@@ -220,11 +235,15 @@ class MultiheadAttention(nn.Module):
     ) -> Self:
         """Return a layer to stand in place of a dense one: its biases and its output projection, dtype, device, mode.
 
-        The weights are not fitted; they start with the deviation of the dense ones, or with `std`.
+        The weights are not fitted; they start with the deviation of the dense ones, or with `std`. A mapping of
+        topologies need not name `out_proj`.
 
         Raises:
             ValueError: if the dense weights have no finite, positive deviation and `std` is not given.
         """
+        made = topology
+        if isinstance(topology, Mapping):
+            made = {**topology, "out_proj": LowRank.options(rank=1)}  # let go below, for the dense one's
         weights = attention_weights(dense)
         arguments: dict[str, Any] = {name: getattr(dense, name) for name in cls.dense_arguments}
         layer = cls(
@@ -233,7 +252,7 @@ class MultiheadAttention(nn.Module):
             add_bias_kv=dense.bias_k is not None,
             device=weights[0].device,
             dtype=weights[0].dtype,
-            topology=topology,
+            topology=made,
             joined=joined,
             differentiation=differentiation,
             engine=engine,
@@ -241,7 +260,7 @@ class MultiheadAttention(nn.Module):
             std=deviation(torch.cat([weight.flatten() for weight in weights])) if std is None else std,
         )
         layer.in_proj_bias, layer.bias_k, layer.bias_v = dense.in_proj_bias, dense.bias_k, dense.bias_v
-        layer.out_proj = dense.out_proj
+        layer.out_proj, layer.topology = dense.out_proj, topology
         return layer.train(dense.training)
 
     @torch.no_grad()
@@ -264,6 +283,16 @@ class MultiheadAttention(nn.Module):
     def extra_repr(self) -> str:
         """Return what stands between the parentheses when the layer is printed."""
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, topology={self.topology}"
+
+
+def _by_projection(topology: Topologies, names: tuple[str, ...]) -> Mapping[str, TopologyOptions]:
+    """Return the options of each projection, and of the output."""
+    names = (*names, "out_proj")
+    if not isinstance(topology, Mapping):
+        return dict.fromkeys(names, topology)
+    if set(topology) != set(names):
+        raise ValueError(f"topology must have options for {', '.join(names)}, got {', '.join(topology) or 'none'}")
+    return topology
 
 
 def attention_weights(dense: nn.MultiheadAttention) -> list[Tensor]:

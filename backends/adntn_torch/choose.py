@@ -158,8 +158,13 @@ def _check_matches(pattern: str, modules: Mapping[str, nn.Module]) -> None:
 
 
 def some(names: Sequence[str]) -> str:
-    """Return names as they stand in an error: the first few."""
-    return ", ".join(map(repr, names[:5])) + (" ..." if len(names) > 5 else "") if names else "(there is none)"
+    """Return names as they stand in an error: the first few, and how many there are."""
+    return shortened([*map(repr, names)]) if names else "(there is none)"
+
+
+def shortened(entries: Sequence[str], between: str = ", ") -> str:
+    """Return the first few entries, and how many there are."""
+    return between.join(entries[:5]) + (f" ... ({len(entries)} in all)" if len(entries) > 5 else "")
 
 
 def _check(name: str, module: nn.Module, model: nn.Module, modules: Mapping[str, nn.Module]) -> None:

@@ -26,9 +26,9 @@ from adntn_torch.attention import MultiheadAttention
 from adntn_torch.batched import BatchedLinear
 from adntn_torch.choose import Choice, Rule, above, check_expandable, chosen, generated_kind, weights_of
 from adntn_torch.embedding import Embedding
-from adntn_torch.generated import GeneratedLayer
+from adntn_torch.generated import DELTAS, GeneratedLayer
 
-__all__ = ["Compression", "Row", "Rule", "above", "compress", "expand", "generated_layers"]
+__all__ = ["Compression", "Row", "Rule", "above", "compress", "expand", "generated_layers", "layers_and_deltas"]
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,8 @@ def compress(
 def expand(model: nn.Module) -> nn.Module:
     """Replace every generated layer, in place, by the dense one with the weight that it generates; return the model.
 
-    Outputs are bit-equal. Biases are kept (the same parameters), weights are new parameters. A model that is itself a
-    generated layer cannot change in place: its dense layer is returned.
+    Outputs are bit-equal. Biases are kept (the same parameters), weights are new parameters; adapters stay as they are.
+    A model that is itself a generated layer cannot change in place: its dense layer is returned.
 
     Raises:
         ValueError: if a generated layer has hooks or a parametrization that would be lost; the model is then as it was.
@@ -196,7 +196,15 @@ def expand(model: nn.Module) -> nn.Module:
 
 
 def generated_layers(model: nn.Module) -> dict[str, GeneratedLayer]:
-    """Return every generated layer of a model by its name; one that has two names stands there twice."""
+    """Return every generated layer of a model by its name; one that has two names stands there twice.
+
+    The deltas of adapters are none: they add to a weight, and stand for no dense layer.
+    """
+    return {name: layer for name, layer in layers_and_deltas(model).items() if DELTAS not in name.split(".")}
+
+
+def layers_and_deltas(model: nn.Module) -> dict[str, GeneratedLayer]:
+    """Return all that has cores by its name: the generated layers, and those in the deltas of adapters."""
     modules = model.named_modules(remove_duplicate=False)
     return {name: module for name, module in modules if isinstance(module, GeneratedLayer)}
 

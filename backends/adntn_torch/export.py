@@ -18,7 +18,7 @@ from torch import nn
 
 from adntn.atomic import whole_file
 from adntn_torch.compress import expand as expand_model
-from adntn_torch.compress import generated_layers
+from adntn_torch.compress import generated_layers, layers_and_deltas
 
 #: Constants of so many numbers, such as shapes, are computed when a model is exported; those of weights are not.
 FOLDED = 16
@@ -70,7 +70,7 @@ def export_onnx(
 @contextmanager
 def _generated(model: nn.Module) -> Iterator[None]:
     """A context in which no layer keeps its weight."""
-    kept = [(layer, layer.frozen_weight) for layer in generated_layers(model).values()]
+    kept = [(layer, layer.frozen_weight) for layer in layers_and_deltas(model).values()]
     try:
         for layer, _ in kept:
             layer.unfreeze()

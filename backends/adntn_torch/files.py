@@ -6,8 +6,10 @@ for the one who loads it to say.
 
 from __future__ import annotations
 
+import copy
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -20,41 +22,43 @@ from adntn.files import Contents, FormatError, Weight, opened, write
 from adntn.files.file import CORES, WEIGHT, in_library, on_host
 from adntn.files.values import fields, named, shown
 from adntn.program.forecast import ScheduleName
-from adntn_torch.compress import compress, generated_layers
+from adntn_torch.adapters.adapted import Adapted, adapted_layers, unmerge_layer, weight_name
+from adntn_torch.attention import PROJECTIONS
+from adntn_torch.choose import shortened, some
+from adntn_torch.compress import compress, layers_and_deltas
 from adntn_torch.generated import GeneratedLayer
 
 Model = TypeVar("Model", bound=nn.Module)
 
 #: Under this name stands in a file what only torch wants to know.
 NOTES = "torch"
-#: So many names stand in an error.
-NAMED = 5
 
 
 def save_compressed(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a compressed model: the cores, and its other parameters and buffers; as a whole or not at all.
 
-    Nothing dense of the generated weights is made or written, also where a layer is frozen. Tensors that several names
-    share are written once. `adntn.load` gives the generated weights to any other array library.
+    Nothing dense of the generated weights is made or written, also where a layer is frozen. Adapted layers write the
+    weight without deltas and the cores, merged or not, as in a state dict. Tensors that several names share are written
+    once. `adntn.load` gives the generated weights to any other array library.
 
     Args:
         model: with generated layers, such as `compress` leaves it.
         path: of a file of safetensors; replaced, if it is there.
 
     Raises:
-        ValueError: if the model has no generated layer, an activation of one's own, parameters without values, or state
-            that is no tensor.
+        ValueError: if the model has no generated layer, an activation of one's own, parameters without values or spread
+            over processes, or state that is no tensor.
         OSError: if the file cannot be written.
     """
-    layers = generated_layers(model)
+    layers = layers_and_deltas(model)
     if not layers:
         raise ValueError("model must have generated layers (see compress); safetensors.torch.save_model writes others")
     weights: dict[str, Weight] = {}
     tensors: dict[str, Any] = {}
     notes: dict[str, Any] = {}
-    owners: dict[int, str] = {}
+    first: dict[tuple[int, ...], str] = {}  # by what tied layers share
     for name, layer in layers.items():
-        owner = owners.setdefault(id(layer), name)
+        owner = first.setdefault(tuple(map(id, layer.cores.values())), name)
         weights[_inside(name) + WEIGHT] = Weight(layer.generator, _inside(owner) + CORES, str(layer.topology))
         notes[name] = {"std": layer.std}
         if layer.frozen_weight is not None:
@@ -63,8 +67,9 @@ def save_compressed(model: nn.Module, path: str | os.PathLike[str]) -> None:
             named_cores = {_inside(name) + CORES + core: value for core, value in layer.cores.items()}
             tensors |= {core: _values(core, value) for core, value in named_cores.items()}
     same: dict[str, str] = {}
+    owners: dict[int, str] = {}
     cores = {id(core) for layer in layers.values() for core in layer.cores.values()}
-    state = dict(_state(model))
+    state = dict(_state(model)) | _frozen_weights(model)
     for name, tensor in state.items():
         if id(tensor) in cores:
             continue
@@ -74,7 +79,7 @@ def save_compressed(model: nn.Module, path: str | os.PathLike[str]) -> None:
         else:
             same[name] = owner
     if other := [name for name in model.state_dict() if name not in state]:
-        raise ValueError(f"the model has state of its own that is no parameter or buffer: {_some(other)}")
+        raise ValueError(f"the model has state of its own that is no parameter or buffer: {some(other)}")
     write(path, weights, tensors, same=same, notes={NOTES: notes}, metadata={"format": "pt"})
 
 
@@ -101,7 +106,8 @@ def load_compressed(
     (TTN(bond=4), True)
 
     The model is built on the device "meta", so that no dense weight is ever allocated. Where `model_fn` cannot be run
-    there, or keeps tensors that are no parameters or buffers, it is built as it is.
+    there, or keeps tensors that are no parameters or buffers, it is built as it is. Which parameters learn
+    (`requires_grad`) is not in a file: it is as `model_fn` leaves it, and cores in place of a dense weight learn.
 
     Args:
         model_fn: builds the model, dense or with the generated layers in place.
@@ -125,8 +131,11 @@ def load_compressed(
             "schedule": schedule,
             "memory_limit": memory_limit,
         }
+        for adapted in adapted_layers(model).values():
+            unmerge_layer(adapted)  # as for a state dict: what is loaded is the frozen weight
         try:
             _replace(model, layers, options)
+            _tie(model, layers)
             _check_alike(model, contents)
         except ValueError as error:
             if isinstance(error, FormatError):
@@ -140,6 +149,11 @@ def load_compressed(
 def _values(name: str, tensor: Tensor) -> Any:
     if nn.parameter.is_lazy(tensor) or tensor.is_meta:
         raise ValueError(f"parameter or buffer {name!r} has no values yet")
+    if hasattr(tensor, "full_tensor"):  # a DTensor
+        raise ValueError(
+            f"parameter or buffer {name!r} is spread over processes: gather the state dict (full_tensor(), or torch's"
+            " get_model_state_dict with full_state_dict=True), load it into a model of one process, and save that"
+        )
     try:
         return on_host(tensor)
     except (RuntimeError, TypeError) as error:  # sparse, quantized ...
@@ -147,10 +161,20 @@ def _values(name: str, tensor: Tensor) -> Any:
 
 
 def _state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield every parameter and buffer with each of its names, but for the weights that frozen layers keep."""
+    """Yield every parameter and buffer with each of its names, but for the weights that layers keep beside them."""
     kept = {id(module.frozen_weight) for module in model.modules() if isinstance(module, GeneratedLayer)}
+    kept |= {id(module.adntn_original) for module in model.modules() if isinstance(module, Adapted)}
     yield from model.named_parameters(remove_duplicate=False)
     yield from ((name, one) for name, one in model.named_buffers(remove_duplicate=False) if id(one) not in kept)
+
+
+def _frozen_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return what stands in a state dict for the weights that adapters are merged into."""
+    return {
+        _inside(name) + weight_name(layer.adntn_kind): layer.adntn_original
+        for name, layer in adapted_layers(model).items()
+        if layer.adntn_original is not None
+    }
 
 
 def _built(model_fn: Callable[[], Model], contents: Contents) -> Model:
@@ -185,19 +209,45 @@ def _not_persistent(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _replace(model: nn.Module, layers: Mapping[str, Weight], options: Mapping[str, Any]) -> None:
     """Put the file's generated layers in place of the dense ones."""
     modules = dict(model.named_modules(remove_duplicate=False))
-    if lacking := [name for name in layers if name not in modules]:
-        raise ValueError(f"the model lacks the generated layers {_some(lacking)}")
-    rules: dict[str, Weight] = {}
+    lacking: list[str] = []
+    rules: dict[str, Any] = {}
     for name, weight in layers.items():
-        module = modules[name]
-        if not isinstance(module, GeneratedLayer):
+        path, _, child = name.rpartition(".")
+        module = modules.get(name)
+        if module is None and child in PROJECTIONS and isinstance(modules.get(path), nn.MultiheadAttention):
+            rules.setdefault(path, {})[child] = weight  # layers that torch's attention does not have, but ours
+        elif module is None:
+            lacking.append(name)
+        elif not isinstance(module, GeneratedLayer):
             rules[name] = weight
         elif module.generator != weight.generator:
             raise ValueError(f"layer {name!r} of the model is generated in another way, by {module.topology}")
-    if extra := [name for name in generated_layers(model) if name not in layers]:
-        raise ValueError(f"the model generates the layers {_some(extra)}, which the file has not")
+    if lacking:
+        raise ValueError(f"the model lacks the generated layers {some(lacking)}")
+    if extra := [name for name in layers_and_deltas(model) if name not in layers]:
+        raise ValueError(f"the model generates the layers {some(extra)}, which the file has not")
     if rules:
+        _part(model, rules, layers)
         compress(model, rules, std=1.0, **options)
+
+
+def _part(model: nn.Module, rules: Iterable[str], layers: Mapping[str, Weight]) -> None:
+    """Part dense layers that share weights, or are one, where the file's share cores: these are tied afterwards."""
+    uses = Counter(weight.prefix for weight in layers.values())
+    sharing = [layer for layer, weight in layers.items() if uses[weight.prefix] > 1]
+    for name in rules:
+        if any(f"{layer}.".startswith(f"{name}.") for layer in sharing):
+            path, _, child = name.rpartition(".")
+            setattr(model.get_submodule(path), child, copy.deepcopy(model.get_submodule(name)))
+
+
+def _tie(model: nn.Module, layers: Mapping[str, Weight]) -> None:
+    """Let layers share their cores that do so in the file."""
+    first: dict[str, GeneratedLayer] = {}
+    for name, layer in layers_and_deltas(model).items():
+        other = first.setdefault(layers[name].prefix, layer)
+        if layer.cores is not other.cores:
+            layer.tie(other)
 
 
 def _check_alike(model: nn.Module, contents: Contents) -> None:
@@ -207,20 +257,20 @@ def _check_alike(model: nn.Module, contents: Contents) -> None:
     optional = {name for name, _ in _not_persistent(model)}
     problems = []
     if missing := [name for name, one in wanted.items() if id(one) not in found and name not in optional]:
-        problems.append(f"the file lacks {_some(missing)}")
+        problems.append(f"the file lacks {some(missing)}")
     if unexpected := [name for name in stored if name not in wanted]:
-        problems.append(f"the model lacks {_some(unexpected)}")
+        problems.append(f"the model lacks {some(unexpected)}")
     both = {
         name: (contents.tensors[stored[name]].shape, tuple(wanted[name].shape)) for name in stored if name in wanted
     }
     if other := [f"{name} is {there}, not {here}" for name, (there, here) in both.items() if there != here]:
-        problems.append(f"in the file {'; '.join(other[:NAMED])}{_more(other)}")
+        problems.append(f"in the file {shortened(other, '; ')}")
     if untied := [
         name
         for name, tensor in wanted.items()
         if name in stored and not _equal(contents, stored[name], found[id(tensor)])
     ]:
-        problems.append(f"the model shares one tensor where the file has different ones: {_some(untied)}")
+        problems.append(f"the model shares one tensor where the file has different ones: {some(untied)}")
     if problems:
         raise ValueError("; ".join(problems))
 
@@ -240,13 +290,16 @@ def _stored(contents: Contents) -> dict[str, str]:
 
 
 def _fill(model: nn.Module, contents: Contents, device: Any) -> None:
-    """Put the file's tensors in place of the model's; what is one tensor in the model stays one."""
+    """Put the file's tensors in place of the model's; what is one tensor in the model or in the file stays one."""
     stored, placed = _stored(contents), dict[int, Tensor]()
+    made: dict[tuple[str, bool], Tensor] = {}
     for name, old in _state(model):
         if name in stored and id(old) not in placed:
-            new = in_library(contents.array(stored[name]), "torch", device)
-            is_parameter = isinstance(old, nn.Parameter)
-            placed[id(old)] = nn.Parameter(new, requires_grad=old.requires_grad) if is_parameter else new
+            kind = stored[name], isinstance(old, nn.Parameter)
+            if kind not in made:
+                new = in_library(contents.array(stored[name]), "torch", device)
+                made[kind] = nn.Parameter(new, requires_grad=old.requires_grad) if kind[1] else new
+            placed[id(old)] = made[kind]
     for module in model.modules():
         states: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for own in states:
@@ -270,7 +323,7 @@ def _notes(contents: Contents) -> dict[str, tuple[float | None, torch.dtype | No
 
 
 def _remember(model: nn.Module, notes: Mapping[str, tuple[float | None, torch.dtype | None]]) -> None:
-    for name, layer in generated_layers(model).items():
+    for name, layer in layers_and_deltas(model).items():
         std, frozen = notes.get(name, (None, None))
         layer.std = layer.std if std is None else std
         if frozen is not None:
@@ -284,12 +337,3 @@ def _layer_of(weight: str) -> str:
 
 def _inside(path: str) -> str:
     return f"{path}." if path else ""
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(map(repr, names[:NAMED])) + _more(names)
-
-
-def _more(names: list[str]) -> str:
-    return f" ... ({len(names)} in all)" if len(names) > NAMED else ""

@@ -27,6 +27,9 @@ from adntn_torch.schedules import is_traced
 from adntn_torch.spares import SPARES
 from adntn_torch.spread import Spread
 
+#: The child in which an adapted layer holds its deltas, by the adapter's name; in file and state dict names it says
+#: "ours".
+DELTAS = "adntn_delta"
 #: A limit of memory that lets the fastest schedule be taken.
 UNLIMITED = 2**62
 

@@ -34,9 +34,10 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from adntn import Options
 from adntn.topologies.layers import DEFAULT_TOPOLOGY
 from adntn_torch.adapters.adapt import make_delta
-from adntn_torch.adapters.adapted import DELTAS, frozen_weight, is_transposed, kind_of
+from adntn_torch.adapters.adapted import frozen_weight, is_transposed, kind_of
 from adntn_torch.adapters.config import PEFT_TYPE, VERSION, check_version, options_described, settings_in
 from adntn_torch.adapters.targets import ADAPTABLE_NAMES, is_layer, weight_problem
+from adntn_torch.generated import DELTAS
 
 __all__ = ["AdntnConfig", "AdntnLayer", "AdntnModel"]
 

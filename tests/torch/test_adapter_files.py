@@ -74,6 +74,16 @@ def test_an_adapter_is_the_same_after_a_folder(tmp_path, topology):
 
 
 @torch.no_grad()
+def test_what_was_trained_beside_an_adapter_is_named(tmp_path, recwarn):
+    model = adapted()
+    adapt(model, ["3"], topology=TTN, name="other")
+    save_adapter(model, tmp_path)
+    assert not recwarn.list
+    model[3].bias.requires_grad_(True)
+    with pytest.warns(UserWarning, match=r"the adapter alone, but trained are also '3\.bias': save"):
+        save_adapter(model, tmp_path)
+
+
 def test_layers_of_one_adapter_may_differ(tmp_path):
     model = network()
     adapt(model, {"0": TTN, "2": adntn.LowRank.options(rank=2), "3": TTN})

@@ -15,6 +15,8 @@ import adntn
 import adntn_torch
 from adntn.verification.tolerance import EPSILON
 from adntn_torch import adapt, adapters
+from adntn_torch.training import dense_weights
+from adntn_torch.training.monitoring import compression_summary, core_gradient_norm
 
 TTN = adntn.TTN.options(bond=2)
 LORA = adntn.LowRank.options(rank=2)
@@ -118,7 +120,7 @@ def test_the_start_changes_no_bit_and_learns(model, topology):
 def test_only_cores_are_trained_and_counted(model):
     adaptation = adapt(model, LAYERS, topology=TTN)
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    assert all(f".{adapters.adapted.DELTAS}.default." in name for name in trained)
+    assert all(".adntn_delta.default." in name for name in trained)
     assert adaptation.trained == sum(value.numel() for value in trained.values())
     assert adaptation.parameters == sum(value.numel() for value in model.parameters())
     assert [row.name for row in adaptation.rows] == LAYERS
@@ -274,6 +276,23 @@ def test_merged_weights_are_plain_ones(model):
     assert error(weight, expected.heads["query"].weight) < 10 * EPSILON["float64"]
 
 
+def test_training_while_merged_warns(model, recwarn):
+    adapt(model, LAYERS, topology=TTN)
+    adapters.merge(model)
+    with torch.no_grad():
+        model(WORDS)
+    model.eval()(WORDS)
+    assert not [one for one in recwarn if "merged" in str(one.message)]
+    with pytest.warns(UserWarning, match=r"a merged Linear runs in training mode, .* unmerge\(\) to train") as caught:
+        model.train()(WORDS)
+    named = {str(one.message).split()[2] for one in caught if "merged" in str(one.message)}
+    assert named == {"Embedding", "Linear", "NonDynamicallyQuantizableLinear", "MultiheadAttention", "Conv1d"}
+    adapters.unmerge(model)
+    recwarn.clear()
+    model(WORDS).sum().backward()
+    assert not [one for one in recwarn if "merged" in str(one.message)]
+
+
 def test_what_is_loaded_while_merged_is_the_frozen_weight(model):
     plain = copy.deepcopy(model)
     adapt(model, LAYERS, topology=TTN)
@@ -358,20 +377,45 @@ def test_two_adapters_sum(model):
     assert error(model(WORDS), expected) < 1e4 * EPSILON["float64"]
 
 
-@pytest.mark.parametrize("merged", [False, True])
-def test_an_unloaded_model_is_made_of_what_it_was_made_of(model, merged):
+@pytest.mark.parametrize(("merged", "before_that"), [(False, False), (True, False), (True, True)])
+def test_an_unloaded_model_is_made_of_what_it_was_made_of(model, merged, before_that):
     types = {name: type(module) for name, module in model.named_modules()}
     parameters = dict(model.named_parameters())
     before = model(WORDS)
     adapt(model, LAYERS, topology=TTN)
     expected = shaken(model)(WORDS)
+    if before_that:
+        adapters.merge(model)
     assert adapters.unload(model, merged=merged) is model
     assert {name: type(module) for name, module in model.named_modules()} == types
     assert all(value is parameters[name] for name, value in model.named_parameters())
     assert error(model(WORDS), expected if merged else before) < 1e4 * EPSILON["float64"]
     assert model.state_dict().keys() == parameters.keys()
     with pytest.raises(ValueError, match="has no adapters"):
-        adapters.unload(model)
+        adapters.unload(model, merged=merged)
+
+
+def test_adapters_are_no_generated_layers_and_stay_where_these_are_expanded():
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 16)).double()
+    model, x = copy.deepcopy(dense), torch.randn(3, 16, dtype=torch.float64)
+    adntn_torch.compress(model, {"2": TTN})
+    alone = compression_summary(model)
+    adapt(model, ["0"], topology=TTN)
+    shaken(model)
+    assert list(adntn_torch.generated_layers(model)) == ["2"]
+    assert compression_summary(model) == alone
+    assert list(dense_weights(model, dense)) == ["2"]
+    model(x).square().sum().backward()
+    gradients = [value.grad for value in model.parameters() if value.grad is not None]
+    assert torch.equal(core_gradient_norm(model), nn.utils.get_total_norm(gradients))
+    expected, learning = model(x), [name for name, value in model.named_parameters() if value.requires_grad]
+    adntn_torch.expand(model)
+    assert type(model[2]) is nn.Linear
+    assert error(model(x), expected) < 500 * EPSILON["float64"]
+    assert [name for name, value in model.named_parameters() if value.requires_grad and "adntn" in name] == learning
+    adapters.unload(model)
+    assert torch.equal(model[0](x), dense[0](x))
 
 
 # which layers

@@ -105,6 +105,16 @@ def test_joined_projections_must_have_one_shape() -> None:
         adntn_torch.MultiheadAttention(12, 5)
 
 
+def test_projections_may_have_topologies_of_their_own() -> None:
+    own = {"q_proj": TTN, "k_proj": adntn.LowRank.options(rank=2), "v_proj": TTN, "out_proj": TTN}
+    layer = adntn_torch.MultiheadAttention(12, 4, topology=own)
+    assert [one.topology for one in (*layer.projections, layer.out_proj)] == list(own.values())
+    with pytest.raises(ValueError, match="topology must have options for in_proj, out_proj, got q_proj, "):
+        adntn_torch.MultiheadAttention(12, 4, topology=own, joined=True)
+    with pytest.raises(ValueError, match="for q_proj, k_proj, v_proj, out_proj, got v_proj"):
+        adntn_torch.MultiheadAttention(12, 4, topology={"v_proj": TTN})
+
+
 def test_the_weights_start_as_torchs() -> None:
     layer, dense = (kind(64, 4) for kind in (adntn_torch.MultiheadAttention, nn.MultiheadAttention))
     assert float(layer.in_proj_weight.detach().std()) == pytest.approx(

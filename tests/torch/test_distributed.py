@@ -16,6 +16,7 @@ if not torch.distributed.is_available() or not torch.distributed.is_gloo_availab
 import torch.distributed as dist  # noqa: E402
 from processes import torchrun  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict  # noqa: E402
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh  # noqa: E402
 from torch.distributed.fsdp import fully_shard  # noqa: E402
 from torch.distributed.tensor.parallel import parallelize_module  # noqa: E402
@@ -130,6 +131,21 @@ def test_plans_that_do_not_fit_say_why(four: DeviceMesh, style: Any) -> None:
     square = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
     with pytest.raises(ValueError, match="mesh must be a DeviceMesh of one dimension"):
         replicate_cores(linear(), square)
+
+
+@pytest.mark.parametrize("engine", ["FSDP2", "tensor parallel"])
+def test_a_spread_model_is_gathered_before_it_is_saved(four: DeviceMesh, engine: str, tmp_path: Path) -> None:
+    model = nn.Sequential(linear(), nn.Linear(64, 64))
+    if engine == "FSDP2":
+        fully_shard(model, mesh=four, ignored_params=replicate_cores(model))
+    else:
+        parallelize_module(model, four, {"0": ColwiseGenerated()})
+    with pytest.raises(ValueError, match=r"'0\.(bias|cores\..*)' is spread over processes: gather the state dict"):
+        adntn_torch.save_compressed(model, tmp_path / "file")
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    whole = nn.Sequential(linear(), nn.Linear(64, 64))
+    whole.load_state_dict(state)
+    adntn_torch.save_compressed(whole, tmp_path / "file")
 
 
 def test_replicating_cores_needs_generated_layers_and_processes() -> None:

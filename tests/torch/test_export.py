@@ -98,6 +98,19 @@ def test_convolutions(build: Callable[[], nn.Module], shape: tuple[int, ...], tm
 
 
 @needs_onnxscript
+@pytest.mark.parametrize("expand", [False, True])
+def test_adapters_are_exported(expand: bool, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 8))
+    compress(model, {"0": adntn.TTN.options(bond=2)})
+    adntn_torch.adapt(model, ["2"], topology=adntn.TTN.options(bond=2))
+    for core in model[2].adntn_delta["default"].parameters():
+        nn.init.normal_(core)
+    x = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    export_onnx(model.eval(), (x,), tmp_path / "model.onnx", expand=expand)
+    assert relative(outputs(tmp_path / "model.onnx", x), model(x)) < TOLERANCE
+
+
+@needs_onnxscript
 def test_a_file_with_generators_is_small_and_holds_no_weight(tmp_path: Path) -> None:
     model = network()
     sizes = {}

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import adntn
 import adntn_torch
-from adntn_torch import compress, load_compressed, save_compressed
+from adntn_torch import adapters, compress, load_compressed, save_compressed
 
 TTN = adntn.TTN.options(bond=2)
 MERA = adntn.MERA.options(bond=2)
@@ -48,6 +48,7 @@ class Network(nn.Module):
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 RULES = {"features.0": TTN, "attention.out_proj": MERA, "classifier.0": TTN}
+BATCHED = adntn_torch.DenseBatchedLinear
 
 
 def compressed(dtype: torch.dtype = torch.float32, build: Callable[..., nn.Module] = Network) -> nn.Module:
@@ -102,8 +103,9 @@ def test_the_number_types_are_the_files(file: Path, model: nn.Module) -> None:
         (lambda: nn.Conv1d(16, 24, 3), (2, 16, 9)),
         (lambda: nn.Conv2d(16, 24, 3, groups=2), (2, 16, 5, 5)),
         (lambda: nn.Conv3d(8, 12, 3, padding="same"), (1, 8, 3, 3, 3)),
+        (lambda: BATCHED(3, 32, 48), (3, 2, 32)),
     ],
-    ids=["Linear", "Conv1d", "Conv2d", "Conv3d"],
+    ids=["Linear", "Conv1d", "Conv2d", "Conv3d", "BatchedLinear"],
 )
 def test_every_layer_and_topology(
     topology: adntn.Options, build: Callable[[], nn.Module], shape: tuple[int, ...], tmp_path: Path
@@ -117,6 +119,52 @@ def test_every_layer_and_topology(
     x = torch.randn(shape)
     assert loaded[0].generator == model[0].generator
     assert torch.equal(loaded(x), model(x))
+
+
+class Attention(nn.Module):
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(16, 2, **arguments)
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return self.attend(query, key, value)[0]
+
+
+@pytest.mark.parametrize("output", [False, True], ids=["dense output", "generated output"])
+@pytest.mark.parametrize(
+    ("arguments", "joined"),
+    [
+        ({}, None),
+        ({}, False),
+        ({"bias": False, "batch_first": True}, None),
+        ({"add_bias_kv": True}, None),
+        ({"kdim": 8, "vdim": 12}, None),
+    ],
+    ids=["joined", "three generators", "no bias", "biases of keys", "sizes of keys and values"],
+)
+def test_attention_is_loaded_into_the_dense_one(
+    arguments: dict[str, Any], joined: bool | None, output: bool, tmp_path: Path
+) -> None:
+    model = Attention(**arguments)
+    if output:
+        compress(model, {"attend.out_proj": MERA})
+    model.attend = adntn_torch.MultiheadAttention.from_dense(model.attend, TTN, joined=joined)
+    save_compressed(model, tmp_path / "file")
+    dense, in_place = Attention(**arguments), copy.deepcopy(model)
+    x = [torch.randn(2, 5, size) for size in (16, model.attend.kdim, model.attend.vdim)]
+    for build in (lambda: dense, lambda: in_place):
+        loaded = load_compressed(build, tmp_path / "file")
+        assert loaded.attend.joined == model.attend.joined
+        assert list(loaded.state_dict()) == list(model.state_dict())
+        assert torch.equal(loaded(*x), model(*x))
+
+
+def test_a_layer_of_a_transformer_is_loaded_as_lightning_would(tmp_path: Path) -> None:
+    build = lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)  # noqa: E731
+    model = build()
+    compress(model, {"self_attn": TTN, "linear*": TTN})
+    save_compressed(model, tmp_path / "file")
+    check_same(load_compressed(build, tmp_path / "file"), model.eval(), torch.randn(2, 5, 16))
 
 
 class Sizes(TorchDispatchMode):
@@ -166,6 +214,28 @@ def test_frozen_layers_are_written_without_their_weights_and_frozen_again(
     assert torch.equal(loaded(x), model(x))
 
 
+@pytest.mark.parametrize("merged", [False, True])
+def test_adapters_are_loaded_into_an_adapted_model(merged: bool, tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.TransformerEncoderLayer(64, 2, 32, batch_first=True))
+        compress(model, {"2.linear1": TTN})
+        adntn_torch.adapt(model, ["0", "self_attn"], topology=TTN)
+        return model
+
+    model, x = build().eval(), torch.randn(2, 5, 64)
+    for name, core in model.named_parameters():
+        if "adntn_delta" in name:
+            nn.init.normal_(core)
+    expected = model(x)
+    if merged:
+        adapters.merge(model)
+    save_compressed(model, tmp_path / "file")
+    adapted = build()
+    adapters.merge(adapted)
+    for model_fn in (build, lambda: adapted):
+        assert torch.equal(load_compressed(model_fn, tmp_path / "file").eval()(x), expected)
+
+
 def test_a_layer_that_stands_twice_is_written_once_and_stands_twice_again(tmp_path: Path) -> None:
     def build() -> nn.Module:
         layer = adntn_torch.Linear(64, 64, topology=TTN)
@@ -185,6 +255,54 @@ def test_a_model_that_is_a_generated_layer_itself(tmp_path: Path) -> None:
     check_same(
         load_compressed(lambda: adntn_torch.Linear(64, 32, topology=TTN), tmp_path / "file"), layer, torch.ones(64)
     )
+
+
+def language_model(dense: bool, tied: bool) -> Callable[[], nn.Module]:
+    """A function that builds a table, a block that stands twice, and a head."""
+
+    def build() -> nn.Module:
+        kinds = (nn.Embedding, nn.Linear) if dense else (adntn_torch.Embedding, adntn_torch.Linear)
+        options = {} if dense else {"topology": TTN}
+        table, head = kinds[0](64, 32, **options), kinds[1](32, 64, bias=False, **options)
+        layers = [kinds[1](32, 32, **options) for _ in range(2)]
+        norms = [nn.LayerNorm(32) for _ in range(2)]
+        if tied:
+            layers[1], norms[1].weight = layers[0], norms[0].weight
+            if dense:
+                head.weight = table.weight
+            else:
+                head.tie(table)
+        return nn.Sequential(table, layers[0], norms[0], nn.Tanh(), layers[1], norms[1], head)
+
+    return build
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dense", [True, False])
+def test_what_is_tied_is_written_once_and_tied_again(dense: bool, tied: bool, tmp_path: Path) -> None:
+    model, words = language_model(dense=False, tied=True)().eval(), torch.arange(64)
+    save_compressed(model, tmp_path / "file")
+    assert len(load_file(tmp_path / "file")) == len(list(model.parameters()))
+    loaded = load_compressed(language_model(dense=dense, tied=tied), tmp_path / "file")
+    check_same(loaded, model, words)
+    assert loaded[6].cores is loaded[0].cores
+    for one in (loaded, model):
+        optimiser = torch.optim.SGD(one.parameters(), lr=1e-2)
+        one(words).square().mean().backward()
+        optimiser.step()
+    names = dict(model.named_parameters())
+    found = dict(loaded.named_parameters())
+    assert list(found) == list(names)
+    assert all(torch.equal(found[name], names[name]) for name in names)
+
+
+def test_a_table_whose_padding_is_zero_alone_is_not_tied(tmp_path: Path) -> None:
+    table = adntn_torch.Embedding(64, 32, topology=TTN)
+    save_compressed(nn.Sequential(table, adntn_torch.Linear(32, 64, topology=TTN).tie(table)), tmp_path / "file")
+    with pytest.raises(ValueError, match="another network: a layer cannot be tied to a table with a padding_idx"):
+        load_compressed(
+            lambda: nn.Sequential(nn.Embedding(64, 32, padding_idx=0), nn.Linear(32, 64)), tmp_path / "file"
+        )
 
 
 class Counting(Network):
@@ -232,6 +350,17 @@ def test_options_of_the_layers_are_the_loaders(file: Path) -> None:
     assert limited.classifier[0].memory_limit == 2**20
 
 
+def test_what_learns_is_the_builders_and_new_cores_do(file: Path) -> None:
+    def build() -> nn.Module:
+        model = Network()
+        model.features.requires_grad_(False)
+        return model
+
+    loaded = load_compressed(build, file)
+    still = {name for name, one in loaded.named_parameters() if not one.requires_grad}
+    assert still == {"features.0.bias", "features.1.weight", "features.1.bias"}
+
+
 def test_a_loaded_model_trains_is_copied_and_saved_again(file: Path, model: nn.Module, tmp_path: Path) -> None:
     loaded = copy.deepcopy(load_compressed(Network, file)).eval()
     loaded(IMAGES).square().sum().backward()
@@ -247,6 +376,22 @@ def test_other_libraries_read_the_same_weights(file: Path, model: nn.Module) -> 
         expected = layer.weight.detach().double()
         found = torch.from_numpy(generator.weight(cores)).double()
         assert float((found - expected).norm() / expected.norm()) < 500 * torch.finfo(torch.float32).eps
+
+
+def test_as_many_layers_as_the_file_has_are_wanted(tmp_path: Path) -> None:
+    save_compressed(nn.Sequential(adntn_torch.BatchedLinear(3, 32, 32, topology=TTN)), tmp_path / "file")
+    with pytest.raises(ValueError, match=r"in the file .*0.cores.top is \(3, .*\), not \(4, "):
+        load_compressed(lambda: nn.Sequential(BATCHED(4, 32, 32)), tmp_path / "file")
+
+
+def test_attention_of_another_size_is_refused(tmp_path: Path) -> None:
+    model = Attention()
+    compress(model, {"attend": TTN})
+    save_compressed(model, tmp_path / "file")
+    with pytest.raises(ValueError, match=r"another network: layer 'attend' .* embed_dim, 16; got 8"):
+        load_compressed(lambda: Attention(kdim=8), tmp_path / "file")
+    with pytest.raises(ValueError, match=r"another network: layer 'attend' .* shape \(3, 16, 16\), not of \(8, 8\)"):
+        load_compressed(lambda: nn.ModuleDict({"attend": nn.MultiheadAttention(8, 2)}), tmp_path / "file")
 
 
 # bad input

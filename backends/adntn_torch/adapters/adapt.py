@@ -246,7 +246,8 @@ def merge(model: nn.Module) -> None:
     """Write the weights with the deltas that act over the frozen ones: as fast as without adapters.
 
     The frozen weights are kept beside them, so that `unmerge` restores them to the bit; subtracting the deltas again
-    would leave rounding behind. State dicts hold the frozen weights all the while.
+    would leave rounding behind. State dicts hold the frozen weights all the while. The cores learn nothing meanwhile,
+    and a warning says so in training mode.
 
     Raises:
         ValueError: if adapters are merged already, there are none, or a merged weight would not be finite; nothing is
@@ -281,13 +282,16 @@ def unload(model: nn.Module, *, merged: bool = False) -> nn.Module:
 
     Args:
         model: changed in place.
-        merged: whether the weights keep the deltas that act: a plain model, without a way back.
+        merged: whether the weights keep the deltas that act, or that are merged: a plain model, without a way back.
 
     Raises:
-        ValueError: if there are no adapters, adapters are merged, or a merged weight would not be finite.
+        ValueError: if there are no adapters, adapters are merged and are not to stay so, or a merged weight would not
+            be finite.
     """
-    layers = _unmerged(model)
-    if merged:
+    layers = adapted_layers(model)
+    if not merged:
+        _unmerged(model)
+    elif all(layer.adntn_original is None for layer in layers.values()):
         merge(model)
     for layer in layers.values():
         layer.adntn_original = None

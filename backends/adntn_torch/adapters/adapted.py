@@ -16,6 +16,7 @@ class is what parametrizations and FSDP2 do, too.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, ClassVar
@@ -25,9 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adntn_torch.adapters.delta import Delta
-
-#: The child that holds the deltas, by the adapter's name; the part of file and state dict names that says "ours".
-DELTAS = "adntn_delta"
+from adntn_torch.generated import DELTAS
+from adntn_torch.schedules import is_traced
 
 
 def _linear(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
@@ -156,10 +156,20 @@ def kind_of(layer: nn.Module) -> type[nn.Module]:
 
 
 def acting(layer: Adapted) -> Iterator[Delta]:
-    """Yield the deltas that are to be added now: none while they are merged."""
+    """Yield the deltas that are to be added now: none while they are merged, which is no time to train them."""
     if layer.adntn_original is None:
         for name in layer.adntn_active:
             yield layer.adntn_delta[name]  # type: ignore[misc]
+    elif layer.training and not is_traced() and _learns(layer):
+        warnings.warn(
+            f"a merged {layer.adntn_kind.__name__} runs in training mode, but its adapters learn nothing: unmerge() to"
+            " train them; to run it as it is, use eval() or torch.no_grad()",
+            stacklevel=3,
+        )
+
+
+def _learns(layer: Adapted) -> bool:
+    return torch.is_grad_enabled() and any(core.requires_grad for core in layer.adntn_delta.parameters())
 
 
 def attach(layer: nn.Module, name: str, delta: Delta) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
@@ -28,11 +29,13 @@ from adntn.files.values import Json, named, parsed, shown
 from adntn.program.forecast import ScheduleName
 from adntn.topologies.layers import generator_of
 from adntn_torch.adapters.adapt import Adaptation, attach_all, check_name, delta_shape, make_delta
-from adntn_torch.adapters.adapted import DELTAS, adapted_layers, outer_modules
+from adntn_torch.adapters.adapted import adapted_layers, outer_modules
 from adntn_torch.adapters.config import PEFT_TYPE, PREFIX, Part, Stored, check_version, config_of, settings_in
 from adntn_torch.adapters.delta import Delta
 from adntn_torch.adapters.lora import layer_name, lora_deltas
 from adntn_torch.adapters.targets import check_adaptable, closest, meant
+from adntn_torch.choose import some
+from adntn_torch.generated import DELTAS
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -57,6 +60,8 @@ def adapter_state_dict(model: nn.Module, name: str = "default") -> dict[str, Ten
 def save_adapter(model: nn.Module, folder: str | os.PathLike[str], name: str = "default") -> None:
     """Write an adapter into a folder, which is made if it is not there; its files are replaced as wholes.
 
+    The folder holds the adapter alone. A warning names what else of the model has `requires_grad`, such as a new head.
+
     Args:
         model: with the adapter.
         folder: of this adapter alone.
@@ -67,6 +72,12 @@ def save_adapter(model: nn.Module, folder: str | os.PathLike[str], name: str = "
         OSError: if the folder cannot be written.
     """
     deltas = _deltas(model, name)
+    if beside := _trained_beside(model):
+        warnings.warn(
+            f"the folder holds the adapter alone, but trained are also {some(beside)}: save these yourself, or let PEFT"
+            " do so (modules_to_save)",
+            stacklevel=2,
+        )
     base_model = getattr(model, "name_or_path", None)
     config = config_of(deltas, base_model if isinstance(base_model, str) and base_model else None)
     tensors = {key: tensor.contiguous() for key, tensor in adapter_state_dict(model, name).items()}
@@ -137,6 +148,12 @@ def _deltas(model: nn.Module, name: str) -> dict[str, Delta]:
     if not found:
         raise ValueError(f"the model has no adapter {name!r}")
     return found
+
+
+def _trained_beside(model: nn.Module) -> list[str]:
+    """Return the names of the parameters that learn and are of no adapter."""
+    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return [name for name in learning if DELTAS not in name.split(".")]
 
 
 def _config(path: Path) -> dict[str, Json]:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from adntn_torch.compress import layers_and_deltas
 from adntn_torch.training.fitting import distinct_layers
 
 
@@ -30,8 +31,8 @@ def compression_summary(model: nn.Module) -> dict[str, float]:
 
 def core_gradient_norm(model: nn.Module) -> Tensor:
     """Return the length of the gradient of all cores together, 0 where there is none; it stays on its device."""
-    cores = [core for layer in distinct_layers(model).values() for core in layer.cores.values()]
-    gradients = [core.grad for core in cores if core.grad is not None]
+    cores = {id(core): core for layer in layers_and_deltas(model).values() for core in layer.cores.values()}
+    gradients = [core.grad for core in cores.values() if core.grad is not None]
     if not gradients:
         return torch.zeros(())
     return nn.utils.get_total_norm(gradients)

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from adntn_torch.compress import generated_layers
+from adntn_torch.compress import layers_and_deltas
 
 #: What the rate does once it has risen.
 Decay = Literal["cosine", "constant"]
@@ -45,7 +45,7 @@ def parameter_groups(
     Raises:
         ValueError: if nothing learns.
     """
-    generated = {id(core) for layer in generated_layers(model).values() for core in layer.cores.values()}
+    generated = {id(core) for layer in layers_and_deltas(model).values() for core in layer.cores.values()}
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not learning:
         raise ValueError("no parameter of the model has requires_grad, so that there is nothing to train")
