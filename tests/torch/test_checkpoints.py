@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import MultiStepLR, StepLR
 from torch.utils.data import DataLoader, Dataset
 
 import adntn
@@ -360,16 +361,63 @@ def test_other_files_are_refused(tmp_path: Path, contents: Any, message: str):
 
 def test_no_code_is_run(tmp_path: Path):
     torch.save({"version": 1, "model": Harmful(tmp_path / "harm")}, tmp_path / "bad.pt")
-    with pytest.raises(CheckpointError, match="damaged or no checkpoint"):
+    with pytest.raises(CheckpointError, match="damaged or no checkpoint: it holds more than plain data$"):
         read_checkpoint(tmp_path / "bad.pt")
     assert not (tmp_path / "harm").exists()
 
 
-def test_what_could_not_be_read_is_not_written(tmp_path: Path):
-    path = tmp_path / "checkpoint.pt"
-    with pytest.raises(TypeError, match=r"position\['best'\]\[1\] must be a number, .* got PosixPath"):
-        save_checkpoint(path, network(), position={"best": [1.0, path]})
-    assert not path.exists()
+class Remembering(nn.Linear):
+    """A layer with a state beside its parameters."""
+
+    def get_extra_state(self) -> Any:
+        return {"seen": np.float32(3.0)}
+
+    def set_extra_state(self, state: Any) -> None: ...
+
+
+def with_rate(rate: Any) -> dict[str, Any]:
+    model = network()
+    return {"model": model, "optimiser": torch.optim.AdamW(model.parameters(), lr=rate)}
+
+
+UNREADABLE: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
+    "position": (
+        lambda: {"model": network(), "position": {"best": [1.0, Path()]}},
+        r"position\['best'\]\[1\] must be a number, .* got PosixPath",
+    ),
+    "rate": (
+        lambda: with_rate(np.logspace(-4, -2, 3)[1]),
+        r"optimiser\['param_groups'\]\[0\]\['lr'\] must be a number, .* got float64$",
+    ),
+    "schedule": (
+        lambda: {**(made := with_rate(0.1)), "schedule": StepLR(made["optimiser"], 3, gamma=np.float64(0.5))},
+        r"schedule\['gamma'\] must be .* got float64",
+    ),
+    "extra state": (
+        lambda: {"model": Remembering(2, 2)},
+        r"model\['_extra_state'\]\['seen'\] must be .* got float32",
+    ),
+    "what cannot be pickled": (
+        lambda: {"model": network(), "position": {"loss": lambda: 0}},
+        r"position\['loss'\] must be .* got function",
+    ),
+}
+
+
+@pytest.mark.parametrize(("made", "message"), UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_what_could_not_be_read_is_not_written(tmp_path: Path, made: Callable[[], dict[str, Any]], message: str):
+    with pytest.raises(TypeError, match=message):
+        save_checkpoint(tmp_path / "checkpoint.pt", **made())
+    assert not [*tmp_path.iterdir()]
+
+
+def test_what_can_be_read_is_written(tmp_path: Path):
+    made = with_rate(0.1)  # its schedule keeps the milestones in a Counter
+    save_checkpoint(tmp_path / "checkpoint.pt", **made, schedule=MultiStepLR(made["optimiser"], [2, 4]))
+    made = with_rate(0.1)
+    schedule = MultiStepLR(made["optimiser"], [1])
+    read_checkpoint(tmp_path / "checkpoint.pt").restore(**made, schedule=schedule)
+    assert [*schedule.milestones] == [2, 4]
 
 
 def test_files_of_an_earlier_run_are_not_written_over(tmp_path: Path):

@@ -17,10 +17,11 @@ at all.
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,12 +132,11 @@ def save_checkpoint(
         position: where the training is: numbers, texts, tensors, lists, tuples and dictionaries of these.
 
     Raises:
-        TypeError: if `position` holds something else, which could not be read without running code.
+        TypeError: if something of all this could not be read without running code, such as a NumPy number for a rate;
+            the message says where it is.
         OSError: if the file cannot be written.
     """
-    position = {} if position is None else dict(position)
-    _check_plain(position, "position")
-    contents = {
+    contents: dict[str, Any] = {
         "version": VERSION,
         "network": fingerprint(model),
         "model": dict(model.state_dict()),
@@ -146,10 +146,17 @@ def save_checkpoint(
         "schedule": None if schedule is None else schedule.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
         "random": random_state(generator),
-        "position": position,
+        "position": {} if position is None else dict(position),
     }
     with whole_file(path) as partial:
-        torch.save(contents, partial)
+        try:
+            torch.save(contents, partial)
+            # what a later run could not read must fail now; mapped, so that no tensor is read
+            torch.load(os.fspath(partial), map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:
+            if problem := next(_not_plain(contents), None):
+                raise TypeError(problem) from error
+            raise
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -170,7 +177,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             contents = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # damaged bytes make torch and zipfile raise almost anything
             first = str(error).partition("\n")[0]
-            raise CheckpointError(f"{str(path)!r} is damaged or no checkpoint: {first}") from error
+            problem = "it holds more than plain data" if isinstance(error, pickle.UnpicklingError) else first
+            raise CheckpointError(f"{str(path)!r} is damaged or no checkpoint: {problem}") from error
     if not isinstance(contents, dict) or not isinstance(contents.get("version"), int):
         raise CheckpointError(f"{str(path)!r} is no checkpoint of this library")
     if contents["version"] != VERSION:
@@ -311,14 +319,14 @@ def _other_groups(saved: list[list[str]], now: list[list[str]]) -> str:
     return ""
 
 
-def _check_plain(value: Any, where: str) -> None:
-    if isinstance(value, Mapping) and type(value) is dict:
-        for name, item in value.items():
-            _check_plain(item, f"{where}[{name!r}]")
-    elif type(value) in {list, tuple}:
-        for number, item in enumerate(value):
-            _check_plain(item, f"{where}[{number}]")
-    elif not (value is None or isinstance(value, Tensor) or type(value) in {bool, int, float, str}):
-        raise TypeError(
-            f"{where} must be a number, a text, a tensor, or a list, tuple or dict of these, got {type(value).__name__}"
-        )
+def _not_plain(contents: Any, where: str = "") -> Iterator[str]:
+    """Yield what is said of each thing that could not be read without running code."""
+    if isinstance(contents, dict):
+        for name, item in contents.items():
+            yield from _not_plain(item, f"{where}[{name!r}]" if where else str(name))
+    elif type(contents) in {list, tuple}:
+        for number, item in enumerate(contents):
+            yield from _not_plain(item, f"{where}[{number}]")
+    elif not (contents is None or isinstance(contents, Tensor) or type(contents) in {bool, int, float, str}):
+        kind = type(contents).__name__
+        yield f"{where} must be a number, a text, a tensor, or a list, tuple or dict of these, got {kind}"
