@@ -162,6 +162,18 @@ def test_interrupted_trainings_end_as_if_they_had_not_been(
     assert len(checkpoints.paths()) <= 2
 
 
+def test_a_run_that_ends_before_its_first_steps_are_saved_starts_again(tmp_path: Path):
+    model, again = network(), network()
+    seeded()
+    whole = run(model, stages()[1:], batches())
+    arguments = {"checkpoints": Checkpoints(tmp_path / "c", every=10), "metrics": tmp_path / "metrics.jsonl"}
+    seeded()
+    with pytest.raises(InterruptedRunError):
+        run(again, stages(("distil", 3))[1:], batches(), **arguments)
+    assert run(again, stages()[1:], batches(), **arguments, resume=True) == whole
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
 def test_processes_that_load_batches_make_them_as_they_did(tmp_path: Path):
     model, again = network(), network()
     seeded()
@@ -427,6 +439,9 @@ def test_files_of_an_earlier_run_are_not_written_over(tmp_path: Path):
     for arguments in ({"checkpoints": checkpoints}, {"metrics": metrics}):
         with pytest.raises(FileExistsError, match="is of an earlier run: give resume=True"):
             run(network(), [stage], batches(), **arguments)
+    with pytest.raises(FileExistsError, match=r"metrics.jsonl' is of an earlier run: .*mistyped' has no checkpoint"):
+        run(network(), [stage], batches(), checkpoints=Checkpoints(tmp_path / "mistyped"), metrics=metrics, resume=True)
+    assert not (tmp_path / "mistyped").exists()
     assert len(metrics.read_text().splitlines()) == 2
     with pytest.raises(CheckpointError, match=r"of a training in the stages \['a'\], not \['b'\]"):
         run(

@@ -64,13 +64,14 @@ def run(
             mapping; `Stage.forward` and the objectives may know others.
         checkpoints: where, and how often, the whole state is written; also at the end of each stage.
         metrics: file to which each step and each epoch appends a line of JSON.
-        resume: go on from the last checkpoint, if there is one. Without it, files of an earlier run are an error.
+        resume: go on from the last checkpoint; the first is written before the first step. Files of an earlier run are
+            an error without it, and so are metrics where there is no checkpoint that they belong to.
         progress: show a bar, if the standard error is a terminal.
 
     Raises:
         FloatingPointError: if an objective is not finite (but with float16, where such steps are left out).
         CheckpointError: if the last checkpoint is damaged, or of another network, optimiser or list of stages.
-        FileExistsError: if there are checkpoints or metrics already, and `resume` is not set.
+        FileExistsError: if there are checkpoints or metrics already, and `resume` is not set or finds no checkpoint.
         TypeError, ValueError: if an argument has no such value, or there are no batches.
     """
     stages = checked_stages(stages)
@@ -97,12 +98,16 @@ def _last(checkpoints: Checkpoints | None, metrics: str | os.PathLike[str] | Non
     if resume:
         if checkpoints is None:
             raise ValueError("resume=True needs checkpoints, to go on from")
-        return checkpoints.latest()
+        if (latest := checkpoints.latest()) is not None:
+            return latest
+        advice = f"{str(checkpoints.folder)!r} has no checkpoint to go on from: give its folder"
+    else:
+        advice = "give resume=True"
     left = [] if checkpoints is None else checkpoints.paths()
     if metrics is not None and Path(metrics).exists():
         left.append(Path(metrics))
     if left:
-        raise FileExistsError(f"{str(left[-1])!r} is of an earlier run: give resume=True, or another place")
+        raise FileExistsError(f"{str(left[-1])!r} is of an earlier run: {advice}, or another place")
     return None
 
 
@@ -154,8 +159,10 @@ class _Run:
         if checkpoint is not None:
             self.place = _Place.of(checkpoint, self.names)
             checkpoint.restore(model, generator=self.generator)
-        if metrics is not None:
-            keep_lines(metrics, self.place.lines)
+            if metrics is not None:
+                keep_lines(metrics, self.place.lines)
+        else:
+            self._save()  # so that whoever starts again finds one, however early the end
 
     def fit(self, stage: FitStage) -> None:
         """Fit the layers to their weights."""
