@@ -254,6 +254,20 @@ def test_the_last_ones_are_kept(tmp_path: Path):
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [path.name for path in checkpoints.paths()]
 
 
+def test_a_step_before_the_last_one_is_refused(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path)
+    paths = [checkpoints.save(step, network()) for step in (900, 1000, 1000)]
+    with pytest.raises(ValueError, match=r"step 10 comes before '.*step-000001000.pt': remove what is later"):
+        checkpoints.save(10, network())
+    assert checkpoints.paths() == paths[:2]
+
+
+def test_folders_are_no_checkpoints(tmp_path: Path):
+    path = Checkpoints(tmp_path).save(3, network())
+    (tmp_path / "step-000000007.pt").mkdir()
+    assert Checkpoints(tmp_path).latest().path == path
+
+
 def test_generated_weights_are_not_in_the_file(tmp_path: Path):
     model = nn.Sequential(nn.Linear(1024, 1024), nn.ReLU())
     compress(model, {"0": TTN})

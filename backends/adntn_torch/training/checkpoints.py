@@ -212,12 +212,19 @@ class Checkpoints:
 
     def paths(self) -> list[Path]:
         """Return the checkpoints that are there, by step."""
-        found = ((re.fullmatch(r"step-(\d+)\.pt", path.name), path) for path in Path(self.folder).glob("step-*.pt"))
-        return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+        return [path for _, path in self._by_step()]
 
     def save(self, step: int, model: nn.Module, **saved: Any) -> Path:
-        """Write the checkpoint of a step by `save_checkpoint`, then remove those that are too many; return its path."""
+        """Write the checkpoint of a step by `save_checkpoint`, then remove those that are too many; return its path.
+
+        Raises:
+            ValueError: if there is one of a later step, from which a resumed run would go on.
+        """
         path = Path(self.folder) / f"step-{step:09}.pt"
+        if later := [other for number, other in self._by_step() if number > step]:
+            raise ValueError(
+                f"step {step} comes before {str(later[-1])!r}: remove what is later, or give another folder"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(path, model, **saved)
         for old in self.paths()[: -self.keep]:
@@ -232,6 +239,11 @@ class Checkpoints:
         """
         paths = self.paths()
         return read_checkpoint(paths[-1]) if paths else None
+
+    def _by_step(self) -> list[tuple[int, Path]]:
+        files = [path for path in Path(self.folder).glob("step-*.pt") if path.is_file()]
+        found = ((re.fullmatch(r"step-(\d+)\.pt", path.name), path) for path in files)
+        return sorted((int(match[1]), path) for match, path in found if match)
 
 
 def random_state(generator: torch.Generator | None = None) -> dict[str, Any]:
