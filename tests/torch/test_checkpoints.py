@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +258,7 @@ def test_the_last_ones_are_kept(tmp_path: Path):
 def test_a_step_before_the_last_one_is_refused(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path)
     paths = [checkpoints.save(step, network()) for step in (900, 1000, 1000)]
-    with pytest.raises(ValueError, match=r"step 10 comes before '.*step-000001000.pt': remove what is later"):
+    with pytest.raises(ValueError, match=r"step 10 comes before '.*step-000001000.pt': remove that"):
         checkpoints.save(10, network())
     assert checkpoints.paths() == paths[:2]
 
@@ -387,7 +388,7 @@ def test_other_files_are_refused(tmp_path: Path, contents: Any, message: str):
 
 def test_no_code_is_run(tmp_path: Path):
     torch.save({"version": 1, "model": Harmful(tmp_path / "harm")}, tmp_path / "bad.pt")
-    with pytest.raises(CheckpointError, match="damaged or no checkpoint: it holds more than plain data$"):
+    with pytest.raises(CheckpointError, match=r"damaged or no checkpoint: it holds more than plain data$"):
         read_checkpoint(tmp_path / "bad.pt")
     assert not (tmp_path / "harm").exists()
 
@@ -465,6 +466,62 @@ def test_files_of_an_earlier_run_are_not_written_over(tmp_path: Path):
             checkpoints=checkpoints,
             resume=True,
         )
+
+
+def short(name: str = "a", **length: int) -> Stage:
+    return Stage(name, task(functional.cross_entropy), optimiser, **length)
+
+
+#: Where a run of two stages was interrupted, as what it is to go on, and how many steps that makes, or why not.
+CHANGED: dict[str, tuple[str, list[Stage], int, int | str]] = {
+    "more epochs": ("a", [short(epochs=3), short("b", steps=2)], 5, 15 + 2),
+    "fewer epochs": (
+        "a",
+        [short(epochs=1), short("b", steps=2)],
+        5,
+        "is in stage 'a' of 10 steps; here it has only 5$",
+    ),
+    "other batches": ("a", [short(epochs=2), short("b", steps=2)], 8, "saved in an epoch of 5 batches; here it has 3$"),
+    "another end of what is to come": ("a", [short(epochs=2), short("b", steps=4)], 5, 10 + 4),
+    "another end of what is done": (
+        "b",
+        [short(epochs=3), short("b", steps=2)],
+        5,
+        "has stage 'a' done, of 10 steps; here it has 15: to train on, add a stage$",
+    ),
+    "another stage": ("none", [short(epochs=2), short("b", steps=2), short("c", steps=3)], 5, 10 + 2 + 3),
+    "a stage less": ("a", [short(epochs=2)], 5, r"in the stages \['a', 'b'\], not \['a'\]"),
+}
+
+
+@pytest.mark.parametrize(("stop", "stages", "size", "wanted"), CHANGED.values(), ids=CHANGED.keys())
+def test_a_run_goes_on_longer_but_not_as_another(
+    tmp_path: Path, stop: str, stages: list[Stage], size: int, wanted: int | str
+):
+    def interrupted(name: str, length: dict[str, int], step: int) -> Stage:
+        taken = iter(range(100))
+
+        def objective(batch: Any, outputs: torch.Tensor) -> torch.Tensor:
+            if name == stop and next(taken) == step:
+                raise InterruptedRunError
+            return functional.cross_entropy(outputs, batch[1])
+
+        return Stage(name, objective, optimiser, **length)
+
+    model, arguments = network(), {"checkpoints": Checkpoints(tmp_path / "c", every=1), "metrics": tmp_path / "m"}
+    before = [interrupted("a", {"epochs": 2}, 7), interrupted("b", {"steps": 2}, 1)]
+    with nullcontext() if stop == "none" else pytest.raises(InterruptedRunError):
+        run(model, before, batches(), **arguments)
+    lines = arguments["metrics"].read_text()
+    loader = DataLoader(Noisy(), batch_size=size, shuffle=True, generator=torch.Generator())
+    if isinstance(wanted, str):
+        with pytest.raises(CheckpointError, match=wanted):
+            run(network(), stages, loader, **arguments, resume=True)
+        assert arguments["metrics"].read_text() == lines
+    else:
+        history = run(network(), stages, loader, **arguments, resume=True)
+        assert history[-1].step == wanted
+        assert [epoch.stage for epoch in history if epoch.stage == "a"] == ["a"] * (3 if wanted == 17 else 2)
 
 
 @pytest.mark.parametrize("arguments", [{"keep": 0}, {"every": -1}], ids=str)

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from adntn.commands.output import shown_progress
-from adntn_torch.training.checkpoints import (
-    Checkpoint,
-    CheckpointError,
-    Checkpoints,
-    random_state,
-    restore_random_state,
-)
+from adntn_torch.training.checkpoints import Checkpoint, Checkpoints, random_state, restore_random_state
 from adntn_torch.training.fitting import fit_layers
 from adntn_torch.training.metrics import append_line, keep_lines
+from adntn_torch.training.place import Place, Plan
 from adntn_torch.training.stages import Epoch, FitStage, Stage, checked_stages, on_device
 
 #: Shows how many steps of how many are done, and of what.
@@ -55,7 +49,8 @@ def run(
 
     A resumed run ends with the numbers of one that was never interrupted, to the bit where the machine computes the
     same twice: model, optimiser, rates and random numbers are put back, and the batches of the epoch that were done are
-    passed over. They must come as they did, which depends on random numbers at most (as in a `DataLoader`).
+    passed over. They must come as they did, which depends on random numbers at most (as in a `DataLoader`). Stages may
+    be longer now if they had not ended, and new ones may follow; with another plan, nothing is resumed.
 
     Args:
         model: trained where it is; batches are brought to its device. Its mode afterwards is the one before.
@@ -70,14 +65,14 @@ def run(
 
     Raises:
         FloatingPointError: if an objective is not finite (but with float16, where such steps are left out).
-        CheckpointError: if the last checkpoint is damaged, or of another network, optimiser or list of stages.
+        CheckpointError: if the last checkpoint is damaged, or of another network, optimiser or plan.
         FileExistsError: if there are checkpoints or metrics already, and `resume` is not set or finds no checkpoint.
         TypeError, ValueError: if an argument has no such value, or there are no batches.
     """
     stages = checked_stages(stages)
-    lengths = [stage.length(batches) if isinstance(stage, Stage) else 0 for stage in stages]
+    plan = Plan.of(stages, batches)
     checkpoint = _last(checkpoints, metrics, resume)
-    running = _Run(model, stages, batches, checkpoints=checkpoints, metrics=metrics, checkpoint=checkpoint)
+    running = _Run(model, plan, batches, checkpoints=checkpoints, metrics=metrics, checkpoint=checkpoint)
     mode = model.training
     try:
         with shown_progress("training") if progress else nullcontext() as show:
@@ -86,7 +81,7 @@ def run(
                 if isinstance(stage, FitStage):
                     running.fit(stage)
                 else:
-                    running.train(stage, lengths[place.stage], show)
+                    running.train(stage, plan.stages[stage.name], show)
                 running.next_stage()
     finally:
         model.train(mode)
@@ -111,40 +106,13 @@ def _last(checkpoints: Checkpoints | None, metrics: str | os.PathLike[str] | Non
     return None
 
 
-@dataclass
-class _Place:
-    """Where a training is: what changes beside the model, the optimiser and the random numbers."""
-
-    stage: int = 0
-    epoch: int = 0  # that were finished in the stage
-    batch: int = 0  # done in the epoch
-    step: int = 0  # done in the stage
-    total: int = 0  # steps done in all stages
-    lines: int = 0  # of metrics
-    loss: float = 0.0  # sum over the epoch
-    best: dict[str, Any] | None = None  # the smallest validation so far, and the model's state there
-    worse: int = 0  # epochs since
-    epoch_random: dict[str, Any] | None = None  # the random numbers before the epoch's first batch
-    history: list[Epoch] = field(default_factory=list)
-
-    def plain(self, names: list[str]) -> dict[str, Any]:
-        return {**vars(self), "history": [asdict(epoch) for epoch in self.history], "stages": names}
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint, names: list[str]) -> _Place:
-        saved = dict(checkpoint.position)
-        if (then := saved.pop("stages", None)) != names:
-            raise CheckpointError(f"{str(checkpoint.path)!r} is of a training in the stages {then}, not {names}")
-        return cls(**{**saved, "history": [Epoch(**epoch) for epoch in saved["history"]]})
-
-
 class _Run:
     """A model on its way through the stages."""
 
     def __init__(
         self,
         model: nn.Module,
-        stages: Sequence[Stage | FitStage],
+        plan: Plan,
         batches: Iterable[Any],
         *,
         checkpoints: Checkpoints | None,
@@ -152,12 +120,12 @@ class _Run:
         checkpoint: Checkpoint | None,
     ) -> None:
         self.model, self.batches, self.checkpoints, self.metrics = model, batches, checkpoints, metrics
-        self.names = [stage.name for stage in stages]
+        self.plan = plan
         self.generator = getattr(batches, "generator", None)
         self.device = next((one.device for one in model.parameters()), torch.device("cpu"))
-        self.place, self.checkpoint = _Place(), checkpoint
+        self.place, self.checkpoint = Place(), checkpoint
         if checkpoint is not None:
-            self.place = _Place.of(checkpoint, self.names)
+            self.place = Place.of(checkpoint, plan)
             checkpoint.restore(model, generator=self.generator)
             if metrics is not None:
                 keep_lines(metrics, self.place.lines)
@@ -203,7 +171,7 @@ class _Run:
     def next_stage(self) -> None:
         """Leave a stage."""
         place = self.place
-        self.place = _Place(place.stage + 1, total=place.total, lines=place.lines, history=place.history)
+        self.place = Place(place.stage + 1, total=place.total, lines=place.lines, history=place.history)
         self.checkpoint = None
         self._save()
 
@@ -217,7 +185,7 @@ class _Run:
 
     def _save(self, **tools: Any) -> None:
         if self.checkpoints is not None:
-            position = self.place.plain(self.names)
+            position = self.place.position(self.plan)
             self.checkpoints.save(self.place.total, self.model, **tools, generator=self.generator, position=position)
 
     def _rest_of_epoch(self) -> Iterator[Any]:
