@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import MultiStepLR, StepLR
 from torch.utils.data import DataLoader, Dataset
 
 import adntn
-from adntn_torch import compress
+from adntn_torch import adapt, compress
 from adntn_torch.training import (
     CheckpointError,
     Checkpoints,
@@ -311,6 +311,15 @@ def test_another_network_is_refused_by_what_differs(saved: Path, build: Callable
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(saved).restore(other)
     assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+
+
+def test_an_adapter_of_another_scaling_is_another_network(tmp_path: Path):
+    path, (model, other) = tmp_path / "checkpoint.pt", [nn.Sequential(nn.Linear(32, 48)) for _ in range(2)]
+    adapt(model, ["0"], topology=TTN)
+    adapt(other, ["0"], topology=TTN, scaling=4.0)
+    save_checkpoint(path, model)
+    with pytest.raises(CheckpointError, match=r"'0.adntn_delta.default' is a delta times 1.0 there and .* 4.0 here$"):
+        read_checkpoint(path).restore(other)
 
 
 GROUPS: dict[str, tuple[Callable[[nn.Module], list[Any]], str]] = {

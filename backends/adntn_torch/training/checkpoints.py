@@ -33,8 +33,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from adntn.atomic import whole_file
+from adntn_torch.adapters.delta import Delta
 from adntn_torch.choose import some
-from adntn_torch.compress import generated_layers
+from adntn_torch.generated import GeneratedLayer
 
 #: Of the files; what is newer is refused.
 VERSION = 1
@@ -283,8 +284,16 @@ def fingerprint(model: nn.Module) -> dict[str, dict[str, str]]:
             for name, value in model.state_dict().items()
             if isinstance(value, Tensor)
         },
-        "generators": {name: str(layer.topology) for name, layer in generated_layers(model).items()},
+        "generators": dict(_generators(model)),
     }
+
+
+def _generators(model: nn.Module) -> Iterator[tuple[str, str]]:
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, GeneratedLayer):
+            yield name, str(module.topology)
+        elif isinstance(module, Delta):
+            yield name, f"a delta times {module.scaling}"
 
 
 def _check_generator(state: Mapping[str, Any], generator: torch.Generator | None) -> None:
