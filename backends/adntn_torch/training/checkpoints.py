@@ -36,6 +36,7 @@ from adntn.atomic import whole_file
 from adntn_torch.adapters.delta import Delta
 from adntn_torch.choose import some
 from adntn_torch.generated import GeneratedLayer
+from adntn_torch.training.processes import gathered, is_first, own, processes
 
 #: Of the files; what is newer is refused.
 VERSION = 1
@@ -49,7 +50,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "optimiser": (dict, type(None)),
     "schedule": (dict, type(None)),
     "scaler": (dict, type(None)),
-    "random": dict,
+    "random": list,
     "position": dict,
 }
 
@@ -83,6 +84,8 @@ class Checkpoint:
     ) -> None:
         """Put everything back, the states of the random numbers included, or change nothing.
 
+        Each process gets its own random numbers; of another number of processes, none.
+
         Args:
             model: built as the one that was saved.
             optimiser, schedule, scaler: made for this model as they were then; None leaves what was saved of them.
@@ -103,12 +106,15 @@ class Checkpoint:
                 raise CheckpointError(f"{str(self.path)!r} has as {name} a {saved}, to be restored is a {kind}")
         if optimiser is not None and (problem := _other_groups(contents["groups"], _groups(model, optimiser))):
             raise CheckpointError(f"{str(self.path)!r} is of another optimiser: {problem}")
-        _check_generator(contents["random"], generator)
+        randoms = own(contents["random"])
+        if randoms is not None:
+            _check_generator(randoms, generator)
         model.load_state_dict(contents["model"])
         for name, tool in tools.items():
             if tool is not None:
                 tool.load_state_dict(contents[name])
-        restore_random_state(contents["random"], generator)
+        if randoms is not None:
+            restore_random_state(randoms, generator)
 
 
 def save_checkpoint(
@@ -123,7 +129,8 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint, as a whole or not at all.
 
-    Generated weights are not written, only their cores.
+    Generated weights are not written, only their cores. Where torch has several processes, all must call this, each
+    waits for the others, and the first writes, with the random numbers of all.
 
     Args:
         path: of the file; replaced, if it is there.
@@ -133,10 +140,16 @@ def save_checkpoint(
         position: where the training is: numbers, texts, tensors, lists, tuples and dictionaries of these.
 
     Raises:
+        ValueError: if a tensor of the model is spread over processes (a DTensor).
         TypeError: if something of all this could not be read without running code, such as a NumPy number for a rate;
             the message says where it is.
         OSError: if the file cannot be written.
     """
+    if spread := [name for name, value in model.state_dict().items() if hasattr(value, "full_tensor")]:
+        raise ValueError(
+            f"model has {some(spread)} spread over processes, where this file would hold the first one's part alone:"
+            " save it by torch.distributed.checkpoint"
+        )
     contents: dict[str, Any] = {
         "version": VERSION,
         "network": fingerprint(model),
@@ -146,18 +159,13 @@ def save_checkpoint(
         "optimiser": None if optimiser is None else optimiser.state_dict(),
         "schedule": None if schedule is None else schedule.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
-        "random": random_state(generator),
+        "random": gathered(random_state(generator)),
         "position": {} if position is None else dict(position),
     }
-    with whole_file(path) as partial:
-        try:
-            torch.save(contents, partial)
-            # what a later run could not read must fail now; mapped, so that no tensor is read
-            torch.load(os.fspath(partial), map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:
-            if problem := next(_not_plain(contents), None):
-                raise TypeError(problem) from error
-            raise
+    if is_first():
+        _write(path, contents)
+    if processes() > 1:
+        torch.distributed.barrier()  # the file is there for all
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -194,7 +202,7 @@ class Checkpoints:
     """A folder of checkpoints by step, of which the last few are kept.
 
     Attributes:
-        folder: made if it is not there.
+        folder: made if it is not there; one that all processes see, if there are several.
         every: steps between two checkpoints of `run`; None for one after each epoch.
         keep: how many.
 
@@ -228,7 +236,7 @@ class Checkpoints:
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(path, model, **saved)
-        for old in self.paths()[: -self.keep]:
+        for old in self.paths()[: -self.keep] if is_first() else ():
             old.unlink()
         return path
 
@@ -274,6 +282,18 @@ def restore_random_state(state: Mapping[str, Any], generator: torch.Generator | 
     random.setstate(state["python"])
     if generator is not None:
         generator.set_state(state["generator"])
+
+
+def _write(path: str | os.PathLike[str], contents: dict[str, Any]) -> None:
+    with whole_file(path) as partial:
+        try:
+            torch.save(contents, partial)
+            # what a later run could not read must fail now; mapped, so that no tensor is read
+            torch.load(os.fspath(partial), map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:
+            if problem := next(_not_plain(contents), None):
+                raise TypeError(problem) from error
+            raise
 
 
 def fingerprint(model: nn.Module) -> dict[str, dict[str, str]]:

@@ -16,12 +16,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DistributedSampler
 
 from adntn.commands.output import shown_progress
-from adntn_torch.training.checkpoints import Checkpoint, Checkpoints, random_state, restore_random_state
+from adntn_torch.training.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    Checkpoints,
+    random_state,
+    restore_random_state,
+)
 from adntn_torch.training.fitting import fit_layers
 from adntn_torch.training.metrics import append_line, keep_lines
 from adntn_torch.training.place import Place, Plan
+from adntn_torch.training.processes import gathered, is_first
 from adntn_torch.training.stages import Epoch, FitStage, Stage, checked_stages, on_device
 
 #: Shows how many steps of how many are done, and of what.
@@ -52,6 +60,9 @@ def run(
     passed over. They must come as they did, which depends on random numbers at most (as in a `DataLoader`). Stages may
     be longer now if they had not ended, and new ones may follow; with another plan, nothing is resumed.
 
+    Of several processes (torchrun), all run this, with a model under DistributedDataParallel. The first writes metrics,
+    of its own losses, and checkpoints, with the random numbers of all. What it validates counts for all.
+
     Args:
         model: trained where it is; batches are brought to its device. Its mode afterwards is the one before.
         stages: with different names.
@@ -72,10 +83,13 @@ def run(
     stages = checked_stages(stages)
     plan = Plan.of(stages, batches)
     checkpoint = _last(checkpoints, metrics, resume)
+    found = gathered(None if checkpoint is None else checkpoint.path.name)  # before any process writes
+    if len({*found}) > 1:
+        raise CheckpointError(f"the processes find different checkpoints, {found}: give a folder that all of them see")
     running = _Run(model, plan, batches, checkpoints=checkpoints, metrics=metrics, checkpoint=checkpoint)
     mode = model.training
     try:
-        with shown_progress("training") if progress else nullcontext() as show:
+        with shown_progress("training") if progress and is_first() else nullcontext() as show:
             while (place := running.place).stage < len(stages):
                 stage = stages[place.stage]
                 if isinstance(stage, FitStage):
@@ -127,7 +141,7 @@ class _Run:
         if checkpoint is not None:
             self.place = Place.of(checkpoint, plan)
             checkpoint.restore(model, generator=self.generator)
-            if metrics is not None:
+            if metrics is not None and is_first():
                 keep_lines(metrics, self.place.lines)
         else:
             self._save()  # so that whoever starts again finds one, however early the end
@@ -194,6 +208,8 @@ class _Run:
         Those that were are made once more and passed over, from the random numbers with which the epoch began.
         """
         place = self.place
+        if isinstance(sampler := getattr(self.batches, "sampler", None), DistributedSampler):
+            sampler.set_epoch(place.epoch)
         now = random_state(self.generator)
         if place.epoch_random is None:
             place.epoch_random = now
@@ -248,7 +264,7 @@ class _Run:
         if stage.validate is not None:
             self.model.eval()
             with torch.no_grad():
-                value = float(stage.validate(self.model))
+                value = gathered(float(stage.validate(self.model)))[0]
             comparable = math.inf if math.isnan(value) else value
             if place.best is None or comparable < place.best["value"]:
                 place.best, place.worse = {"value": comparable, "model": deepcopy(dict(self.model.state_dict()))}, 0
@@ -266,7 +282,8 @@ class _Run:
     def _write(self, stage: str, **values: Any) -> None:
         if self.metrics is not None:
             place = self.place
-            append_line(self.metrics, {"stage": stage, "epoch": place.epoch + 1, "step": place.total, **values})
+            if is_first():
+                append_line(self.metrics, {"stage": stage, "epoch": place.epoch + 1, "step": place.total, **values})
             place.lines += 1
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from adntn_torch.training.checkpoints import Checkpoint, CheckpointError
+from adntn_torch.training.processes import gathered, own, processes
 from adntn_torch.training.stages import Epoch, FitStage, Stage
 
 
@@ -17,10 +18,12 @@ class Plan:
     Attributes:
         stages: their numbers of steps by their names; 0 for a fit.
         batches: how many an epoch has; None if they have no length.
+        processes: how many train together.
     """
 
     stages: dict[str, int]
     batches: int | None
+    processes: int
 
     @classmethod
     def of(cls, stages: Sequence[Stage | FitStage], batches: object) -> Plan:
@@ -30,7 +33,7 @@ class Plan:
             TypeError, ValueError: see `Stage.length`.
         """
         lengths = {stage.name: stage.length(batches) if isinstance(stage, Stage) else 0 for stage in stages}
-        return cls(lengths, len(batches) if isinstance(batches, Sized) else None)
+        return cls(lengths, len(batches) if isinstance(batches, Sized) else None, processes())
 
     def difference(self, saved: Plan, *, stage: int, batch: int) -> str:
         """Return why this plan cannot go on from a stage and a batch of another; stages may be longer, or more."""
@@ -38,6 +41,8 @@ class Plan:
             return f"is of a training in the stages {[*saved.stages]}, not {[*self.stages]}"
         if batch > 0 and saved.batches != self.batches:
             return f"was saved in an epoch of {saved.batches} batches; here it has {self.batches}"
+        if batch > 0 and saved.processes != self.processes:
+            return f"was saved in mid-epoch by {saved.processes} processes; here they are {self.processes}"
         for number, (name, steps) in enumerate(saved.stages.items()):
             here = self.stages[name]
             if number < stage and here != steps:
@@ -64,8 +69,9 @@ class Place:
     history: list[Epoch] = field(default_factory=list)
 
     def position(self, plan: Plan) -> dict[str, Any]:
-        """Return it as plain data."""
-        return {**vars(self), "history": [asdict(epoch) for epoch in self.history], "plan": asdict(plan)}
+        """Return it as plain data: the random numbers of all processes, of the rest those of the one that asks."""
+        history, randoms = [asdict(epoch) for epoch in self.history], gathered(self.epoch_random)
+        return {**vars(self), "history": history, "epoch_random": randoms, "plan": asdict(plan)}
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, plan: Plan) -> Place:
@@ -81,4 +87,5 @@ class Place:
             raise CheckpointError(f"{str(checkpoint.path)!r} was not written by run") from error
         if problem := plan.difference(then, stage=saved["stage"], batch=saved["batch"]):
             raise CheckpointError(f"{str(checkpoint.path)!r} {problem}")
-        return cls(**{**saved, "history": [Epoch(**epoch) for epoch in saved["history"]]})
+        history = [Epoch(**epoch) for epoch in saved["history"]]
+        return cls(**{**saved, "history": history, "epoch_random": own(saved["epoch_random"])})
