@@ -17,6 +17,7 @@ import torch
 from matrix import LAYER_TOPOLOGIES
 from torch import nn
 from torch.nn import functional
+from torch.optim import LBFGS
 from torch.utils.data import DataLoader, TensorDataset
 
 import adntn
@@ -523,6 +524,21 @@ BAD_RUNS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "autocast": (lambda: Stage("a", MSE, adam, steps=1, autocast=torch.float64), ValueError, "got torch.float64"),
     "patience without validate": (lambda: Stage("a", MSE, adam, steps=1, patience=1), ValueError, "needs validate"),
     "negative fit": (lambda: FitStage({}, lbfgs=-1), ValueError, "stage 'fit': lbfgs must be at least 0, got -1"),
+    "an optimiser that was made": (
+        lambda: Stage("a", MSE, adam(pair()[0]), steps=1),
+        TypeError,
+        r"stage 'a': optimiser must be a function .* lambda model: Adam\(model.parameters\(\), ...\); got one",
+    ),
+    "no optimiser": (
+        lambda: run(pair()[0], [Stage("a", MSE, nn.Module.parameters, steps=1)], BATCHES),
+        TypeError,
+        "optimiser must make an Optimizer, got generator",
+    ),
+    "an optimiser with a closure": (
+        lambda: run(pair()[0], [Stage("a", MSE, lambda model: LBFGS(model.parameters()), steps=1)], BATCHES),
+        TypeError,
+        "stage 'a': LBFGS.step needs 'closure'",
+    ),
     "no stages": (lambda: run(pair()[0], [], BATCHES), ValueError, "at least one stage"),
     "no stage": (lambda: run(pair()[0], ["fit"], BATCHES), TypeError, "Stage and FitStage, got str"),
     "the same names": (

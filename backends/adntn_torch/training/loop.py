@@ -160,7 +160,7 @@ class _Run:
     def train(self, stage: Stage, length: int, show: Show | None) -> None:
         """Take the steps that are left of a stage."""
         place = self.place
-        tools: dict[str, Any] = {"optimiser": (optimiser := stage.optimiser(self.model))}
+        tools: dict[str, Any] = {"optimiser": (optimiser := stage.optimiser_for(self.model))}
         tools["schedule"] = stage.schedule(optimiser, length)
         tools["scaler"] = torch.amp.GradScaler(self.device.type, enabled=stage.autocast is torch.float16)
         if self.checkpoint is not None and place.step > 0:
