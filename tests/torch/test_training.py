@@ -537,7 +537,7 @@ BAD_RUNS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "an optimiser with a closure": (
         lambda: run(pair()[0], [Stage("a", MSE, lambda model: LBFGS(model.parameters()), steps=1)], BATCHES),
         TypeError,
-        "stage 'a': LBFGS.step needs 'closure'",
+        "stage 'a': LBFGS cannot step by itself .missing a required argument: 'closure'",
     ),
     "no stages": (lambda: run(pair()[0], [], BATCHES), ValueError, "at least one stage"),
     "no stage": (lambda: run(pair()[0], ["fit"], BATCHES), TypeError, "Stage and FitStage, got str"),

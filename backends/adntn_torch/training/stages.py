@@ -29,8 +29,8 @@ class Stage:
     Attributes:
         name: as it stands in metrics and messages.
         objective: a function of (batch, outputs) that is to become small; see `objectives`.
-        optimiser: makes the optimiser for the model, such as AdamW of `parameter_groups`. It takes a step for each batch
-            (gradients are not accumulated over several), and is none that needs a closure, such as L-BFGS.
+        optimiser: makes the optimiser for the model, such as AdamW of `parameter_groups`. It takes a step for each
+            batch (gradients are not accumulated over several), and is none that needs a closure, such as L-BFGS.
         epochs, steps: how long, in passes over the batches or in steps; one of them.
         schedule: makes torch's scheduler for an optimiser and a number of steps; by default `warm_up`.
         forward: makes the outputs from the model and a batch.
@@ -91,11 +91,13 @@ class Stage:
         optimiser = self.optimiser(model)
         if not isinstance(optimiser, Optimizer):
             raise TypeError(f"stage {self.name!r}: optimiser must make an Optimizer, got {type(optimiser).__name__}")
-        if needed := [one.name for one in signature(optimiser.step).parameters.values() if one.default is one.empty]:
+        try:
+            signature(optimiser.step).bind()
+        except TypeError as error:
             raise TypeError(
-                f"stage {self.name!r}: {type(optimiser).__name__}.step needs {some(needed)}, which a step for each batch"
-                " has not: take Adam or another, or a loop of your own"
-            )
+                f"stage {self.name!r}: {type(optimiser).__name__} cannot step by itself ({error}): take Adam or another,"
+                " or a loop of your own"
+            ) from error
         return optimiser
 
     def length(self, batches: object) -> int:
