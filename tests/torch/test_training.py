@@ -101,6 +101,19 @@ def test_distillation_of_logits_is_the_scaled_divergence(shape: tuple[int, ...],
     assert logits_loss(student, teacher, temperature=temperature).item() == pytest.approx(np.mean(rows), rel=NEAR)
 
 
+@pytest.mark.parametrize("both", [True, False], ids=["both exclude", "the teacher excludes"])
+def test_what_the_teacher_excludes_adds_nothing(both: bool):
+    excluded = torch.tensor([0, 1, 0, 0, 1, 0, 0], dtype=torch.bool)
+    ours, theirs = random(5, 7), random(5, 7, seed=1).masked_fill(excluded, -math.inf)
+    student = (ours.masked_fill(excluded, -math.inf) if both else ours).requires_grad_()
+    p, q = (one.detach().softmax(-1).numpy()[:, ~excluded] for one in (theirs, student))
+    loss = logits_loss(student, theirs)
+    assert loss.item() == pytest.approx(np.mean(np.sum(p * np.log(p / q), -1)), rel=NEAR)
+    loss.backward()
+    wanted = (student.detach().softmax(-1) - theirs.softmax(-1)) / 5
+    assert torch.allclose(student.grad, wanted, rtol=0, atol=NEAR)
+
+
 def test_gradients_of_distillation_keep_their_size_at_high_temperatures():
     teacher = random(5, 7, seed=1)
 

@@ -95,8 +95,8 @@ class Stage:
             signature(optimiser.step).bind()
         except TypeError as error:
             raise TypeError(
-                f"stage {self.name!r}: {type(optimiser).__name__} cannot step by itself ({error}): take Adam or another,"
-                " or a loop of your own"
+                f"stage {self.name!r}: {type(optimiser).__name__} cannot step by itself ({error}): take another, or a"
+                " loop of your own"
             ) from error
         return optimiser
 
