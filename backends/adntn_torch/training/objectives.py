@@ -50,6 +50,9 @@ def task(loss: Callable[[Any, Any], Tensor]) -> Objective:
 class Teacher:
     """A trained network to learn from. It runs once for a batch, however many objectives ask.
 
+    It is no module: its network is not in the student's parameters and checkpoints, and must be brought to the batches'
+    device. A batch is known by its identity: one that is filled anew in place gets the answer to what was in it before.
+
     Args:
         model: put into evaluation mode; nothing is differentiated through it.
         features: names of submodules whose outputs are kept too.
