@@ -258,7 +258,7 @@ def test_the_last_ones_are_kept(tmp_path: Path):
 def test_a_step_before_the_last_one_is_refused(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path)
     paths = [checkpoints.save(step, network()) for step in (900, 1000, 1000)]
-    with pytest.raises(ValueError, match=r"step 10 comes before '.*step-000001000.pt': remove that"):
+    with pytest.raises(ValueError, match=r"step 10 comes before '.*step-000001000.pt': remove what is later"):
         checkpoints.save(10, network())
     assert checkpoints.paths() == paths[:2]
 

@@ -284,18 +284,6 @@ def restore_random_state(state: Mapping[str, Any], generator: torch.Generator | 
         generator.set_state(state["generator"])
 
 
-def _write(path: str | os.PathLike[str], contents: dict[str, Any]) -> None:
-    with whole_file(path) as partial:
-        try:
-            torch.save(contents, partial)
-            # what a later run could not read must fail now; mapped, so that no tensor is read
-            torch.load(os.fspath(partial), map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:
-            if problem := next(_not_plain(contents), None):
-                raise TypeError(problem) from error
-            raise
-
-
 def fingerprint(model: nn.Module) -> dict[str, dict[str, str]]:
     """Return what makes a network another one: names, shapes and number types, and how its weights are generated."""
     return {
@@ -306,6 +294,18 @@ def fingerprint(model: nn.Module) -> dict[str, dict[str, str]]:
         },
         "generators": dict(_generators(model)),
     }
+
+
+def _write(path: str | os.PathLike[str], contents: dict[str, Any]) -> None:
+    with whole_file(path) as partial:
+        try:
+            torch.save(contents, partial)
+            # what a later run could not read must fail now; mapped, so that no tensor is read
+            torch.load(os.fspath(partial), map_location="cpu", weights_only=True, mmap=True)
+        except (pickle.PickleError, AttributeError, TypeError) as error:
+            if problem := next(_not_plain(contents), None):
+                raise TypeError(problem) from error
+            raise
 
 
 def _generators(model: nn.Module) -> Iterator[tuple[str, str]]:
