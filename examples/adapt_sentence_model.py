@@ -34,6 +34,7 @@ from torch.nn import functional
 
 from adntn.atomic import whole_file
 from adntn_torch import adapters
+from adntn_torch.training import warm_up
 from sentence_contenders import ADAPTERS, COMPRESSED, RATES, RATIO, Contender
 from sentence_model import SentenceModel, load, tiny
 from sentences import Pair, Sentences, read, sources
@@ -142,14 +143,13 @@ def train(model: SentenceModel, loss: Loss, pairs: Sequence[Pair], rate: float, 
     """Train what has `requires_grad`; return how many seconds it took."""
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.Adam(learned, lr=rate)
-    warm_up = max(1, round(WARM_UP * settings.steps))
-    rises = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / warm_up))
+    schedule = warm_up(optimiser, settings.steps, share=WARM_UP, decay="constant")
     start = time.perf_counter()
     for batch in batches(pairs, settings):
         optimiser.zero_grad()
         loss(model, batch).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        rises.step()
+        schedule.step()
     return time.perf_counter() - start
 
 

@@ -33,13 +33,14 @@ from safetensors.torch import save
 from torch import nn
 
 import adntn
+from adntn.atomic import whole_file
 from adntn_torch import expand, generated_layers
 from data import Dataset, load_data
 from memory import keep_freed_memory
 from networks import ARCHITECTURES, HIDDEN_LAYERS
 from planning import Plan, Progress
 from report import LEGEND, Result, markdown, plot, tables, write_json
-from training import InterruptedRunError, Recipe, Stop, accuracy, atomic, stop_on_interrupt, train
+from training import InterruptedRunError, Recipe, Stop, accuracy, stop_on_interrupt, train
 from versions import SMALL, TOPOLOGIES, Built, Version, build, narrows, replaceable, shape_for, versions_of
 
 EXAMPLES = """examples:
@@ -358,14 +359,14 @@ def save_networks(network: nn.Module, output: Path, result: Result) -> None:
     note |= {"network": result.network, "version": result.version, "test_accuracy": f"{result.test_accuracy:.4f}"}
     whole = {name: value.contiguous() for name, value in network.state_dict().items()}
     for suffix, tensors in (("cores.safetensors", cores), ("safetensors", whole)):
-        with atomic(output / f"{result.network}-{result.version}.{suffix}") as temporary:
+        with whole_file(output / f"{result.network}-{result.version}.{suffix}") as temporary:
             temporary.write_bytes(save(tensors, metadata=note))
 
 
 def write_report(document: dict[str, Any], output: Path) -> None:
     """Write the results, and the page and the plot that are made from nothing but them."""
     write_json(output / "results.json", document)
-    with atomic(output / "results.md") as temporary:
+    with whole_file(output / "results.md") as temporary:
         temporary.write_text(markdown(document), encoding="utf-8")
     plot(document, output / "accuracy_against_ratio.png")
 

@@ -11,8 +11,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from adntn.atomic import whole_file
 from networks import ARCHITECTURES
-from training import atomic
 from versions import Replaced
 
 COLUMNS = ("version", "ratio by layer", "network", "parameters", "train", "test", "seconds")
@@ -126,8 +126,9 @@ def _table(results: Sequence[Result]) -> Table:
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write a document, whole or not at all."""
-    with atomic(path) as temporary:
+    """Write a document, whole or not at all, and make its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary:
         temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
@@ -166,7 +167,7 @@ def plot(document: dict[str, Any], path: Path) -> None:
         panel.set_title(ARCHITECTURES[group[0].network].name)
     panels[0][0].set_ylabel("test accuracy, %")
     figure.suptitle(document["data"], fontsize="medium")
-    with atomic(path) as temporary:
+    with whole_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 
 

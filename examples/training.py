@@ -8,7 +8,6 @@ resumed gives the numbers that it would have given undisturbed.
 from __future__ import annotations
 
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adntn_torch.training import parameter_groups, rate_factor
+from adntn_torch.training import parameter_groups, rate_factor, read_checkpoint, save_checkpoint
 from data import Dataset
 
 
@@ -235,42 +234,16 @@ class _Progress:
 
 def _save(path: Path, job: str, network: nn.Module, optimiser: torch.optim.Optimizer, progress: _Progress) -> None:
     """Write a checkpoint, whole or not at all."""
-    state = {
-        "job": job,
-        "network": network.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "random": torch.get_rng_state(),
-        "progress": asdict(progress),
-    }
-    with atomic(path) as temporary:
-        torch.save(state, temporary)
+    save_checkpoint(path, network, optimiser=optimiser, position={"job": job, **asdict(progress)})
 
 
 def _restore(path: Path, job: str, network: nn.Module, optimiser: torch.optim.Optimizer) -> _Progress | None:
     """Load a checkpoint into the network and its optimiser; None where it is of another job or there is none."""
     if not path.is_file():
         return None
-    try:
-        state = torch.load(path, weights_only=True)
-    except Exception as error:  # bytes that are no checkpoint make torch raise almost anything
-        raise ValueError(f"{path}: not a checkpoint of this program: {error}") from error
-    if not isinstance(state, dict) or "job" not in state:
-        raise ValueError(f"{path}: not a checkpoint of this program")
-    if state["job"] != job:
+    checkpoint = read_checkpoint(path)
+    progress = dict(checkpoint.position)
+    if progress.pop("job", None) != job:
         return None
-    network.load_state_dict(state["network"])
-    optimiser.load_state_dict(state["optimiser"])
-    torch.set_rng_state(state["random"])
-    return _Progress(**state["progress"])
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Give the path of a temporary file in the same folder, which takes the place of `path` once it is written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    checkpoint.restore(network, optimiser=optimiser)
+    return _Progress(**progress)

@@ -406,6 +406,16 @@ def test_an_exception_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path: 
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_who_reads_a_file_while_it_is_replaced_reads_the_old_one_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with path.open() as reader:
+        with whole_file(path) as partial:
+            partial.write_text("new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+
+
 @pytest.mark.parametrize("mode", [0o600, 0o644, 0o664])
 def test_a_replaced_file_may_be_read_by_whom_it_could_be_read_before(mode: int, tmp_path: Path) -> None:
     file = saved(tmp_path / "file")

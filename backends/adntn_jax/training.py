@@ -49,7 +49,7 @@ Decay = Literal["cosine", "constant"]
 def logits_loss(student: jax.Array, teacher: jax.Array, *, temperature: float = 1.0) -> jax.Array:
     """Return T^2 KL(softmax(teacher / T) || softmax(student / T)) over the last axis, the mean over all others.
 
-    T^2 makes gradients of the same size at every temperature.
+    T^2 makes gradients of the same size at every temperature. Where the teacher has -inf, nothing is added.
 
     Raises:
         ValueError: if the shapes differ, or the temperature is not a number above 0.
@@ -60,6 +60,8 @@ def logits_loss(student: jax.Array, teacher: jax.Array, *, temperature: float = 
         raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
     _check_alike("logits", student, teacher)
     ours, theirs = (jax.nn.log_softmax(one / temperature) for one in (student, teacher))
+    excluded = jnp.isneginf(theirs)  # p log p is 0 there, which 0 * -inf is not
+    ours, theirs = (jnp.where(excluded, 0.0, one) for one in (ours, theirs))
     return temperature**2 * jnp.mean(jnp.sum(jnp.exp(theirs) * (theirs - ours), -1))
 
 

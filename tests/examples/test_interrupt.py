@@ -93,9 +93,9 @@ def test_a_run_interrupted_anywhere_and_resumed_gives_the_numbers_of_an_undistur
 
 def test_a_second_ctrl_c_stops_at_once_and_loses_no_whole_epoch(tmp_path, monkeypatch, undisturbed):
     assert interrupt(monkeypatch, tmp_path, call=7 + 5, times=2) == 130
-    assert torch.load(tmp_path / "checkpoint.pt")["progress"]["step"] == STEPS / 2
+    assert torch.load(tmp_path / "checkpoint.pt")["position"]["step"] == STEPS / 2
     assert interrupt(monkeypatch, tmp_path, "--resume", call=1) == 130
-    assert torch.load(tmp_path / "checkpoint.pt")["progress"]["step"] == STEPS / 2 + 1
+    assert torch.load(tmp_path / "checkpoint.pt")["position"]["step"] == STEPS / 2 + 1
     assert main([*SMALL, "--output", str(tmp_path), "--resume"]) == 0
     assert results(tmp_path) == undisturbed
 

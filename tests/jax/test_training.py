@@ -43,6 +43,20 @@ def test_distillation_of_logits_is_the_scaled_divergence(x64: None, shape: tuple
     assert float(loss) == pytest.approx(np.mean(rows), rel=tolerance("float64"))
 
 
+@pytest.mark.parametrize("both", [True, False], ids=["both exclude", "the teacher excludes"])
+def test_what_the_teacher_excludes_adds_nothing(x64: None, both: bool):
+    excluded = np.array([0, 1, 0, 0, 1, 0, 0], bool)
+    ours, theirs = random_array((5, 7)), np.where(excluded, -np.inf, random_array((5, 7), seed=1))
+    student = np.where(excluded & both, -np.inf, ours)
+    p, q = (np.exp(one) / np.exp(one).sum(-1, keepdims=True) for one in (theirs, student))
+    loss, gradient = jax.value_and_grad(logits_loss)(jnp.asarray(student), jnp.asarray(theirs))
+    wanted = [
+        np.sum(one[~excluded] * np.log(one[~excluded] / other[~excluded])) for one, other in zip(p, q, strict=True)
+    ]
+    assert float(loss) == pytest.approx(np.mean(wanted), rel=tolerance("float64"))
+    assert np.allclose(gradient, (q - p) / 5, rtol=0, atol=tolerance("float64"))
+
+
 @pytest.mark.parametrize("dtype", ["float64", "complex128", "float16"])
 def test_relative_errors_are_summed_over_weights_and_averaged_over_features(x64: None, dtype: str):
     ours, theirs = ({"a": random_array((3, 4), seed, dtype), "b": random_array((5,), seed, dtype)} for seed in (0, 1))

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import adntn
 import adntn_torch
-from adntn.atomic import whole_file
+from adntn_torch.training import read_checkpoint, save_checkpoint
 
 STEPS, LAST_OF_FIRST_LIFE = 6, 3
 
@@ -32,29 +32,25 @@ def trained(checkpoint: Path | None) -> dict[str, Any]:
     layer = adntn_torch.Linear(32, 64, topology=adntn.MERA.options(bond=2), seed=0)
     model = DistributedDataParallel(nn.Sequential(layer, nn.Tanh(), nn.Linear(64, 4)))
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    torch.manual_seed(dist.get_rank())  # other examples in each process
     losses: list[float] = []
     if checkpoint is not None and checkpoint.exists():
-        state = torch.load(checkpoint)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        losses = state["losses"]
+        saved = read_checkpoint(checkpoint)
+        saved.restore(model, optimiser=optimiser)
+        losses = saved.position["losses"]
     first = len(losses)
     for step in range(first, STEPS):
         if checkpoint is not None and step == LAST_OF_FIRST_LIFE and is_first_life() and dist.get_rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        generator = torch.Generator().manual_seed(dist.get_world_size() * step + dist.get_rank())
-        x, y = torch.randn(8, 32, generator=generator), torch.randn(8, 4, generator=generator)
-        loss = (model(x) - y).square().mean()
+        loss = (model(torch.randn(8, 32)) - 1.0).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         total = loss.detach()
         dist.all_reduce(total)
         losses.append(total.item())
-        if checkpoint is not None and dist.get_rank() == 0:
-            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "losses": losses}
-            with whole_file(checkpoint) as partial:
-                torch.save(state, partial)
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, model, optimiser=optimiser, position={"losses": losses})
     return {"losses": losses, "first step": first}
 
 

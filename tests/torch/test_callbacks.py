@@ -141,6 +141,12 @@ def test_the_trainer_logs_and_writes(tmp_path: Path):
             loss = outputs.loss + logits(teacher)(inputs, outputs.logits)
             return (loss, outputs) if return_outputs else loss
 
+    reported: list[dict[str, Any]] = []
+
+    class Reporting(transformers.TrainerCallback):
+        def on_log(self, *arguments: Any, logs: dict[str, Any], **others: Any) -> None:
+            reported.append(dict(logs))
+
     optimiser = torch.optim.AdamW(parameter_groups(model, cores={"lr": 1e-2}, others={"lr": 1e-3}))
     settings = transformers.TrainingArguments(
         output_dir=str(tmp_path),
@@ -159,9 +165,11 @@ def test_the_trainer_logs_and_writes(tmp_path: Path):
         settings,
         train_dataset=examples,
         optimizers=(optimiser, warm_up(optimiser, 3)),
-        callbacks=[CompressionCallback(targets=targets)],
+        callbacks=[CompressionCallback(targets=targets), Reporting()],
     )
     trainer.train()
+    assert all({"ratio", "relative_error/bert.encoder.layer.0.intermediate.dense"} <= set(logs) for logs in reported)
+    assert len(reported) == 3 + 1
     steps = [line for line in trainer.state.log_history if "loss" in line]
     assert len(steps) == 3
     assert {"ratio", "core_gradient_norm"} <= set(steps[0])

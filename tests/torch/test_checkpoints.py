@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import MultiStepLR, StepLR
 from torch.utils.data import DataLoader, Dataset
 
 import adntn
-from adntn_torch import compress
+from adntn_torch import adapt, compress
 from adntn_torch.training import (
     CheckpointError,
     Checkpoints,
@@ -161,6 +163,18 @@ def test_interrupted_trainings_end_as_if_they_had_not_been(
     assert len(checkpoints.paths()) <= 2
 
 
+def test_a_run_that_ends_before_its_first_steps_are_saved_starts_again(tmp_path: Path):
+    model, again = network(), network()
+    seeded()
+    whole = run(model, stages()[1:], batches())
+    arguments = {"checkpoints": Checkpoints(tmp_path / "c", every=10), "metrics": tmp_path / "metrics.jsonl"}
+    seeded()
+    with pytest.raises(InterruptedRunError):
+        run(again, stages(("distil", 3))[1:], batches(), **arguments)
+    assert run(again, stages()[1:], batches(), **arguments, resume=True) == whole
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
 def test_processes_that_load_batches_make_them_as_they_did(tmp_path: Path):
     model, again = network(), network()
     seeded()
@@ -241,6 +255,20 @@ def test_the_last_ones_are_kept(tmp_path: Path):
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [path.name for path in checkpoints.paths()]
 
 
+def test_a_step_before_the_last_one_is_refused(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path)
+    paths = [checkpoints.save(step, network()) for step in (900, 1000, 1000)]
+    with pytest.raises(ValueError, match=r"step 10 comes before '.*step-000001000.pt': remove what is later"):
+        checkpoints.save(10, network())
+    assert checkpoints.paths() == paths[:2]
+
+
+def test_folders_are_no_checkpoints(tmp_path: Path):
+    path = Checkpoints(tmp_path).save(3, network())
+    (tmp_path / "step-000000007.pt").mkdir()
+    assert Checkpoints(tmp_path).latest().path == path
+
+
 def test_generated_weights_are_not_in_the_file(tmp_path: Path):
     model = nn.Sequential(nn.Linear(1024, 1024), nn.ReLU())
     compress(model, {"0": TTN})
@@ -283,6 +311,15 @@ def test_another_network_is_refused_by_what_differs(saved: Path, build: Callable
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(saved).restore(other)
     assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+
+
+def test_an_adapter_of_another_scaling_is_another_network(tmp_path: Path):
+    path, (model, other) = tmp_path / "checkpoint.pt", [nn.Sequential(nn.Linear(32, 48)) for _ in range(2)]
+    adapt(model, ["0"], topology=TTN)
+    adapt(other, ["0"], topology=TTN, scaling=4.0)
+    save_checkpoint(path, model)
+    with pytest.raises(CheckpointError, match=r"'0.adntn_delta.default' is a delta times 1.0 there and .* 4.0 here$"):
+        read_checkpoint(path).restore(other)
 
 
 GROUPS: dict[str, tuple[Callable[[nn.Module], list[Any]], str]] = {
@@ -360,16 +397,63 @@ def test_other_files_are_refused(tmp_path: Path, contents: Any, message: str):
 
 def test_no_code_is_run(tmp_path: Path):
     torch.save({"version": 1, "model": Harmful(tmp_path / "harm")}, tmp_path / "bad.pt")
-    with pytest.raises(CheckpointError, match="damaged or no checkpoint"):
+    with pytest.raises(CheckpointError, match=r"damaged or no checkpoint: it holds more than plain data$"):
         read_checkpoint(tmp_path / "bad.pt")
     assert not (tmp_path / "harm").exists()
 
 
-def test_what_could_not_be_read_is_not_written(tmp_path: Path):
-    path = tmp_path / "checkpoint.pt"
-    with pytest.raises(TypeError, match=r"position\['best'\]\[1\] must be a number, .* got PosixPath"):
-        save_checkpoint(path, network(), position={"best": [1.0, path]})
-    assert not path.exists()
+class Remembering(nn.Linear):
+    """A layer with a state beside its parameters."""
+
+    def get_extra_state(self) -> Any:
+        return {"seen": np.float32(3.0)}
+
+    def set_extra_state(self, state: Any) -> None: ...
+
+
+def with_rate(rate: Any) -> dict[str, Any]:
+    model = network()
+    return {"model": model, "optimiser": torch.optim.AdamW(model.parameters(), lr=rate)}
+
+
+UNREADABLE: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
+    "position": (
+        lambda: {"model": network(), "position": {"best": [1.0, Path()]}},
+        r"position\['best'\]\[1\] must be a number, .* got PosixPath",
+    ),
+    "rate": (
+        lambda: with_rate(np.logspace(-4, -2, 3)[1]),
+        r"optimiser\['param_groups'\]\[0\]\['lr'\] must be a number, .* got float64$",
+    ),
+    "schedule": (
+        lambda: {**(made := with_rate(0.1)), "schedule": StepLR(made["optimiser"], 3, gamma=np.float64(0.5))},
+        r"schedule\['gamma'\] must be .* got float64",
+    ),
+    "extra state": (
+        lambda: {"model": Remembering(2, 2)},
+        r"model\['_extra_state'\]\['seen'\] must be .* got float32",
+    ),
+    "what cannot be pickled": (
+        lambda: {"model": network(), "position": {"loss": lambda: 0}},
+        r"position\['loss'\] must be .* got function",
+    ),
+}
+
+
+@pytest.mark.parametrize(("made", "message"), UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_what_could_not_be_read_is_not_written(tmp_path: Path, made: Callable[[], dict[str, Any]], message: str):
+    with pytest.raises(TypeError, match=message):
+        save_checkpoint(tmp_path / "checkpoint.pt", **made())
+    assert not [*tmp_path.iterdir()]
+
+
+def test_what_can_be_read_is_written(tmp_path: Path):
+    made = with_rate(0.1)  # its schedule keeps the milestones in a Counter
+    save_checkpoint(tmp_path / "checkpoint.pt", **made, schedule=MultiStepLR(made["optimiser"], [2, 4]))
+    made = with_rate(0.1)
+    schedule = MultiStepLR(made["optimiser"], [1])
+    read_checkpoint(tmp_path / "checkpoint.pt").restore(**made, schedule=schedule)
+    assert [*schedule.milestones] == [2, 4]
 
 
 def test_files_of_an_earlier_run_are_not_written_over(tmp_path: Path):
@@ -379,6 +463,9 @@ def test_files_of_an_earlier_run_are_not_written_over(tmp_path: Path):
     for arguments in ({"checkpoints": checkpoints}, {"metrics": metrics}):
         with pytest.raises(FileExistsError, match="is of an earlier run: give resume=True"):
             run(network(), [stage], batches(), **arguments)
+    with pytest.raises(FileExistsError, match=r"metrics.jsonl' is of an earlier run: .*mistyped' has no checkpoint"):
+        run(network(), [stage], batches(), checkpoints=Checkpoints(tmp_path / "mistyped"), metrics=metrics, resume=True)
+    assert not (tmp_path / "mistyped").exists()
     assert len(metrics.read_text().splitlines()) == 2
     with pytest.raises(CheckpointError, match=r"of a training in the stages \['a'\], not \['b'\]"):
         run(
@@ -388,6 +475,62 @@ def test_files_of_an_earlier_run_are_not_written_over(tmp_path: Path):
             checkpoints=checkpoints,
             resume=True,
         )
+
+
+def short(name: str = "a", **length: int) -> Stage:
+    return Stage(name, task(functional.cross_entropy), optimiser, **length)
+
+
+#: Where a run of two stages was interrupted, as what it is to go on, and how many steps that makes, or why not.
+CHANGED: dict[str, tuple[str, list[Stage], int, int | str]] = {
+    "more epochs": ("a", [short(epochs=3), short("b", steps=2)], 5, 15 + 2),
+    "fewer epochs": (
+        "a",
+        [short(epochs=1), short("b", steps=2)],
+        5,
+        "is in stage 'a' of 10 steps; here it has only 5$",
+    ),
+    "other batches": ("a", [short(epochs=2), short("b", steps=2)], 8, "saved in an epoch of 5 batches; here it has 3$"),
+    "another end of what is to come": ("a", [short(epochs=2), short("b", steps=4)], 5, 10 + 4),
+    "another end of what is done": (
+        "b",
+        [short(epochs=3), short("b", steps=2)],
+        5,
+        "has stage 'a' done, of 10 steps; here it has 15: to train on, add a stage$",
+    ),
+    "another stage": ("none", [short(epochs=2), short("b", steps=2), short("c", steps=3)], 5, 10 + 2 + 3),
+    "a stage less": ("a", [short(epochs=2)], 5, r"in the stages \['a', 'b'\], not \['a'\]"),
+}
+
+
+@pytest.mark.parametrize(("stop", "stages", "size", "wanted"), CHANGED.values(), ids=CHANGED.keys())
+def test_a_run_goes_on_longer_but_not_as_another(
+    tmp_path: Path, stop: str, stages: list[Stage], size: int, wanted: int | str
+):
+    def interrupted(name: str, length: dict[str, int], step: int) -> Stage:
+        taken = iter(range(100))
+
+        def objective(batch: Any, outputs: torch.Tensor) -> torch.Tensor:
+            if name == stop and next(taken) == step:
+                raise InterruptedRunError
+            return functional.cross_entropy(outputs, batch[1])
+
+        return Stage(name, objective, optimiser, **length)
+
+    model, arguments = network(), {"checkpoints": Checkpoints(tmp_path / "c", every=1), "metrics": tmp_path / "m"}
+    before = [interrupted("a", {"epochs": 2}, 7), interrupted("b", {"steps": 2}, 1)]
+    with nullcontext() if stop == "none" else pytest.raises(InterruptedRunError):
+        run(model, before, batches(), **arguments)
+    lines = arguments["metrics"].read_text()
+    loader = DataLoader(Noisy(), batch_size=size, shuffle=True, generator=torch.Generator())
+    if isinstance(wanted, str):
+        with pytest.raises(CheckpointError, match=wanted):
+            run(network(), stages, loader, **arguments, resume=True)
+        assert arguments["metrics"].read_text() == lines
+    else:
+        history = run(network(), stages, loader, **arguments, resume=True)
+        assert history[-1].step == wanted
+        assert [epoch.stage for epoch in history if epoch.stage == "a"] == ["a"] * (3 if wanted == 17 else 2)
 
 
 @pytest.mark.parametrize("arguments", [{"keep": 0}, {"every": -1}], ids=str)

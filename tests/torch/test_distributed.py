@@ -26,6 +26,7 @@ import adntn  # noqa: E402
 import adntn_torch  # noqa: E402
 from adntn_torch.communication import Messages  # noqa: E402
 from adntn_torch.distributed import ColwiseGenerated, RowwiseGenerated, replicate_cores  # noqa: E402
+from adntn_torch.training import save_checkpoint  # noqa: E402
 
 EPSILON = torch.finfo(torch.float64).eps
 BYTES = 8
@@ -56,6 +57,28 @@ def test_a_killed_process_costs_no_more_than_the_steps_since_the_checkpoint(tmp_
     assert 0 < found["disturbed"]["first step"] <= 3
     assert found["disturbed"]["losses"] == found["undisturbed"]["losses"]
     assert found["disturbed"]["losses"][-1] < found["disturbed"]["losses"][0]
+
+
+def test_a_run_in_stages_writes_once_and_resumes_every_process(tmp_path: Path) -> None:
+    first, second = torchrun("resumed_training.py", 2, str(tmp_path), str(tmp_path / "found.json"))
+    for found in (first, second):
+        assert found["resumed"] == found["whole"]
+        assert found["resumed"]["parameters"] == first["whole"]["parameters"]
+        assert [found["asked"][epoch : epoch + 12] for epoch in (0, 12)] != [found["asked"][:12]] * 2
+    assert first["whole"]["torch"] != second["whole"]["torch"]
+    assert first["resumed history"] == first["history"]
+    assert len((tmp_path / "whole.jsonl").read_text().splitlines()) == 3 * (3 + 1)
+    assert (tmp_path / "own.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+    assert len([*(tmp_path / "steps").iterdir()]) == 2
+
+
+def test_one_file_is_not_for_what_is_spread_over_processes(four: DeviceMesh, tmp_path: Path) -> None:
+    model = nn.Sequential(linear(), nn.Linear(64, 4))
+    fully_shard(model, mesh=four, ignored_params=replicate_cores(model))
+    with pytest.raises(
+        ValueError, match=r"model has '0.bias', .* spread over processes.* torch.distributed.checkpoint"
+    ):
+        save_checkpoint(tmp_path / "checkpoint.pt", model)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import torch
 from matrix import LAYER_TOPOLOGIES
 from torch import nn
 from torch.nn import functional
+from torch.optim import LBFGS
 from torch.utils.data import DataLoader, TensorDataset
 
 import adntn
@@ -98,6 +99,19 @@ def test_distillation_of_logits_is_the_scaled_divergence(shape: tuple[int, ...],
         p, q = (np.exp(one / temperature) / np.exp(one / temperature).sum() for one in (theirs, ours))
         rows.append(temperature**2 * np.sum(p * np.log(p / q)))
     assert logits_loss(student, teacher, temperature=temperature).item() == pytest.approx(np.mean(rows), rel=NEAR)
+
+
+@pytest.mark.parametrize("both", [True, False], ids=["both exclude", "the teacher excludes"])
+def test_what_the_teacher_excludes_adds_nothing(both: bool):
+    excluded = torch.tensor([0, 1, 0, 0, 1, 0, 0], dtype=torch.bool)
+    ours, theirs = random(5, 7), random(5, 7, seed=1).masked_fill(excluded, -math.inf)
+    student = (ours.masked_fill(excluded, -math.inf) if both else ours).requires_grad_()
+    p, q = (one.detach().softmax(-1).numpy()[:, ~excluded] for one in (theirs, student))
+    loss = logits_loss(student, theirs)
+    assert loss.item() == pytest.approx(np.mean(np.sum(p * np.log(p / q), -1)), rel=NEAR)
+    loss.backward()
+    wanted = (student.detach().softmax(-1) - theirs.softmax(-1)) / 5
+    assert torch.allclose(student.grad, wanted, rtol=0, atol=NEAR)
 
 
 def test_gradients_of_distillation_keep_their_size_at_high_temperatures():
@@ -523,6 +537,21 @@ BAD_RUNS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "autocast": (lambda: Stage("a", MSE, adam, steps=1, autocast=torch.float64), ValueError, "got torch.float64"),
     "patience without validate": (lambda: Stage("a", MSE, adam, steps=1, patience=1), ValueError, "needs validate"),
     "negative fit": (lambda: FitStage({}, lbfgs=-1), ValueError, "stage 'fit': lbfgs must be at least 0, got -1"),
+    "an optimiser that was made": (
+        lambda: Stage("a", MSE, adam(pair()[0]), steps=1),
+        TypeError,
+        r"stage 'a': optimiser must be a function .* lambda model: Adam\(model.parameters\(\), ...\); got one",
+    ),
+    "no optimiser": (
+        lambda: run(pair()[0], [Stage("a", MSE, nn.Module.parameters, steps=1)], BATCHES),
+        TypeError,
+        "optimiser must make an Optimizer, got generator",
+    ),
+    "an optimiser with a closure": (
+        lambda: run(pair()[0], [Stage("a", MSE, lambda model: LBFGS(model.parameters()), steps=1)], BATCHES),
+        TypeError,
+        "stage 'a': LBFGS cannot step by itself .missing a required argument: 'closure'",
+    ),
     "no stages": (lambda: run(pair()[0], [], BATCHES), ValueError, "at least one stage"),
     "no stage": (lambda: run(pair()[0], ["fit"], BATCHES), TypeError, "Stage and FitStage, got str"),
     "the same names": (

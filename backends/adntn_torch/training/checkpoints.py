@@ -17,10 +17,11 @@ at all.
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from adntn.atomic import whole_file
+from adntn_torch.adapters.delta import Delta
 from adntn_torch.choose import some
-from adntn_torch.compress import generated_layers
+from adntn_torch.generated import GeneratedLayer
+from adntn_torch.training.processes import gathered, is_first, own, processes
 
 #: Of the files; what is newer is refused.
 VERSION = 1
@@ -47,7 +50,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "optimiser": (dict, type(None)),
     "schedule": (dict, type(None)),
     "scaler": (dict, type(None)),
-    "random": dict,
+    "random": list,
     "position": dict,
 }
 
@@ -81,6 +84,8 @@ class Checkpoint:
     ) -> None:
         """Put everything back, the states of the random numbers included, or change nothing.
 
+        Each process gets its own random numbers; of another number of processes, none.
+
         Args:
             model: built as the one that was saved.
             optimiser, schedule, scaler: made for this model as they were then; None leaves what was saved of them.
@@ -101,12 +106,15 @@ class Checkpoint:
                 raise CheckpointError(f"{str(self.path)!r} has as {name} a {saved}, to be restored is a {kind}")
         if optimiser is not None and (problem := _other_groups(contents["groups"], _groups(model, optimiser))):
             raise CheckpointError(f"{str(self.path)!r} is of another optimiser: {problem}")
-        _check_generator(contents["random"], generator)
+        randoms = own(contents["random"])
+        if randoms is not None:
+            _check_generator(randoms, generator)
         model.load_state_dict(contents["model"])
         for name, tool in tools.items():
             if tool is not None:
                 tool.load_state_dict(contents[name])
-        restore_random_state(contents["random"], generator)
+        if randoms is not None:
+            restore_random_state(randoms, generator)
 
 
 def save_checkpoint(
@@ -121,7 +129,8 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint, as a whole or not at all.
 
-    Generated weights are not written, only their cores.
+    Generated weights are not written, only their cores. Where torch has several processes, all must call this, each
+    waits for the others, and the first writes, with the random numbers of all.
 
     Args:
         path: of the file; replaced, if it is there.
@@ -131,12 +140,17 @@ def save_checkpoint(
         position: where the training is: numbers, texts, tensors, lists, tuples and dictionaries of these.
 
     Raises:
-        TypeError: if `position` holds something else, which could not be read without running code.
+        ValueError: if a tensor of the model is spread over processes (a DTensor).
+        TypeError: if something of all this could not be read without running code, such as a NumPy number for a rate;
+            the message says where it is.
         OSError: if the file cannot be written.
     """
-    position = {} if position is None else dict(position)
-    _check_plain(position, "position")
-    contents = {
+    if spread := [name for name, value in model.state_dict().items() if hasattr(value, "full_tensor")]:
+        raise ValueError(
+            f"model has {some(spread)} spread over processes, where this file would hold the first one's part alone:"
+            " save it by torch.distributed.checkpoint"
+        )
+    contents: dict[str, Any] = {
         "version": VERSION,
         "network": fingerprint(model),
         "model": dict(model.state_dict()),
@@ -145,11 +159,13 @@ def save_checkpoint(
         "optimiser": None if optimiser is None else optimiser.state_dict(),
         "schedule": None if schedule is None else schedule.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
-        "random": random_state(generator),
-        "position": position,
+        "random": gathered(random_state(generator)),
+        "position": {} if position is None else dict(position),
     }
-    with whole_file(path) as partial:
-        torch.save(contents, partial)
+    if is_first():
+        _write(path, contents)
+    if processes() > 1:
+        torch.distributed.barrier()  # the file is there for all
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -170,7 +186,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             contents = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # damaged bytes make torch and zipfile raise almost anything
             first = str(error).partition("\n")[0]
-            raise CheckpointError(f"{str(path)!r} is damaged or no checkpoint: {first}") from error
+            problem = "it holds more than plain data" if isinstance(error, pickle.UnpicklingError) else first
+            raise CheckpointError(f"{str(path)!r} is damaged or no checkpoint: {problem}") from error
     if not isinstance(contents, dict) or not isinstance(contents.get("version"), int):
         raise CheckpointError(f"{str(path)!r} is no checkpoint of this library")
     if contents["version"] != VERSION:
@@ -185,7 +202,7 @@ class Checkpoints:
     """A folder of checkpoints by step, of which the last few are kept.
 
     Attributes:
-        folder: made if it is not there.
+        folder: made if it is not there; one that all processes see, if there are several.
         every: steps between two checkpoints of `run`; None for one after each epoch.
         keep: how many.
 
@@ -204,15 +221,22 @@ class Checkpoints:
 
     def paths(self) -> list[Path]:
         """Return the checkpoints that are there, by step."""
-        found = ((re.fullmatch(r"step-(\d+)\.pt", path.name), path) for path in Path(self.folder).glob("step-*.pt"))
-        return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+        return [path for _, path in self._by_step()]
 
     def save(self, step: int, model: nn.Module, **saved: Any) -> Path:
-        """Write the checkpoint of a step by `save_checkpoint`, then remove those that are too many; return its path."""
+        """Write the checkpoint of a step by `save_checkpoint`, then remove those that are too many; return its path.
+
+        Raises:
+            ValueError: if there is one of a later step, from which a resumed run would go on.
+        """
         path = Path(self.folder) / f"step-{step:09}.pt"
+        if later := [other for number, other in self._by_step() if number > step]:
+            raise ValueError(
+                f"step {step} comes before {str(later[-1])!r}: remove what is later, or give another folder"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(path, model, **saved)
-        for old in self.paths()[: -self.keep]:
+        for old in self.paths()[: -self.keep] if is_first() else ():
             old.unlink()
         return path
 
@@ -224,6 +248,11 @@ class Checkpoints:
         """
         paths = self.paths()
         return read_checkpoint(paths[-1]) if paths else None
+
+    def _by_step(self) -> list[tuple[int, Path]]:
+        files = [path for path in Path(self.folder).glob("step-*.pt") if path.is_file()]
+        found = ((re.fullmatch(r"step-(\d+)\.pt", path.name), path) for path in files)
+        return sorted((int(match[1]), path) for match, path in found if match)
 
 
 def random_state(generator: torch.Generator | None = None) -> dict[str, Any]:
@@ -263,8 +292,28 @@ def fingerprint(model: nn.Module) -> dict[str, dict[str, str]]:
             for name, value in model.state_dict().items()
             if isinstance(value, Tensor)
         },
-        "generators": {name: str(layer.topology) for name, layer in generated_layers(model).items()},
+        "generators": dict(_generators(model)),
     }
+
+
+def _write(path: str | os.PathLike[str], contents: dict[str, Any]) -> None:
+    with whole_file(path) as partial:
+        try:
+            torch.save(contents, partial)
+            # what a later run could not read must fail now; mapped, so that no tensor is read
+            torch.load(os.fspath(partial), map_location="cpu", weights_only=True, mmap=True)
+        except (pickle.PickleError, AttributeError, TypeError) as error:
+            if problem := next(_not_plain(contents), None):
+                raise TypeError(problem) from error
+            raise
+
+
+def _generators(model: nn.Module) -> Iterator[tuple[str, str]]:
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, GeneratedLayer):
+            yield name, str(module.topology)
+        elif isinstance(module, Delta):
+            yield name, f"a delta times {module.scaling}"
 
 
 def _check_generator(state: Mapping[str, Any], generator: torch.Generator | None) -> None:
@@ -311,14 +360,14 @@ def _other_groups(saved: list[list[str]], now: list[list[str]]) -> str:
     return ""
 
 
-def _check_plain(value: Any, where: str) -> None:
-    if isinstance(value, Mapping) and type(value) is dict:
-        for name, item in value.items():
-            _check_plain(item, f"{where}[{name!r}]")
-    elif type(value) in {list, tuple}:
-        for number, item in enumerate(value):
-            _check_plain(item, f"{where}[{number}]")
-    elif not (value is None or isinstance(value, Tensor) or type(value) in {bool, int, float, str}):
-        raise TypeError(
-            f"{where} must be a number, a text, a tensor, or a list, tuple or dict of these, got {type(value).__name__}"
-        )
+def _not_plain(contents: Any, where: str = "") -> Iterator[str]:
+    """Yield what is said of each thing that could not be read without running code."""
+    if isinstance(contents, dict):
+        for name, item in contents.items():
+            yield from _not_plain(item, f"{where}[{name!r}]" if where else str(name))
+    elif type(contents) in {list, tuple}:
+        for number, item in enumerate(contents):
+            yield from _not_plain(item, f"{where}[{number}]")
+    elif not (contents is None or isinstance(contents, Tensor) or type(contents) in {bool, int, float, str}):
+        kind = type(contents).__name__
+        yield f"{where} must be a number, a text, a tensor, or a list, tuple or dict of these, got {kind}"

@@ -11,12 +11,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DistributedSampler
 
 from adntn.commands.output import shown_progress
 from adntn_torch.training.checkpoints import (
@@ -28,6 +28,8 @@ from adntn_torch.training.checkpoints import (
 )
 from adntn_torch.training.fitting import fit_layers
 from adntn_torch.training.metrics import append_line, keep_lines
+from adntn_torch.training.place import Place, Plan
+from adntn_torch.training.processes import gathered, is_first
 from adntn_torch.training.stages import Epoch, FitStage, Stage, checked_stages, on_device
 
 #: Shows how many steps of how many are done, and of what.
@@ -55,7 +57,11 @@ def run(
 
     A resumed run ends with the numbers of one that was never interrupted, to the bit where the machine computes the
     same twice: model, optimiser, rates and random numbers are put back, and the batches of the epoch that were done are
-    passed over. They must come as they did, which depends on random numbers at most (as in a `DataLoader`).
+    passed over. They must come as they did, which depends on random numbers at most (as in a `DataLoader`). Stages may
+    be longer now if they had not ended, and new ones may follow; with another plan, nothing is resumed.
+
+    Of several processes (torchrun), all run this, with a model under DistributedDataParallel. The first writes metrics,
+    of its own losses, and checkpoints, with the random numbers of all. What it validates counts for all.
 
     Args:
         model: trained where it is; batches are brought to its device. Its mode afterwards is the one before.
@@ -64,28 +70,32 @@ def run(
             mapping; `Stage.forward` and the objectives may know others.
         checkpoints: where, and how often, the whole state is written; also at the end of each stage.
         metrics: file to which each step and each epoch appends a line of JSON.
-        resume: go on from the last checkpoint, if there is one. Without it, files of an earlier run are an error.
+        resume: go on from the last checkpoint; the first is written before the first step. Files of an earlier run are
+            an error without it, and so are metrics where there is no checkpoint that they belong to.
         progress: show a bar, if the standard error is a terminal.
 
     Raises:
         FloatingPointError: if an objective is not finite (but with float16, where such steps are left out).
-        CheckpointError: if the last checkpoint is damaged, or of another network, optimiser or list of stages.
-        FileExistsError: if there are checkpoints or metrics already, and `resume` is not set.
+        CheckpointError: if the last checkpoint is damaged, or of another network, optimiser or plan.
+        FileExistsError: if there are checkpoints or metrics already, and `resume` is not set or finds no checkpoint.
         TypeError, ValueError: if an argument has no such value, or there are no batches.
     """
     stages = checked_stages(stages)
-    lengths = [stage.length(batches) if isinstance(stage, Stage) else 0 for stage in stages]
+    plan = Plan.of(stages, batches)
     checkpoint = _last(checkpoints, metrics, resume)
-    running = _Run(model, stages, batches, checkpoints=checkpoints, metrics=metrics, checkpoint=checkpoint)
+    found = gathered(None if checkpoint is None else checkpoint.path.name)  # before any process writes
+    if len({*found}) > 1:
+        raise CheckpointError(f"the processes find different checkpoints, {found}: give a folder that all of them see")
+    running = _Run(model, plan, batches, checkpoints=checkpoints, metrics=metrics, checkpoint=checkpoint)
     mode = model.training
     try:
-        with shown_progress("training") if progress else nullcontext() as show:
+        with shown_progress("training") if progress and is_first() else nullcontext() as show:
             while (place := running.place).stage < len(stages):
                 stage = stages[place.stage]
                 if isinstance(stage, FitStage):
                     running.fit(stage)
                 else:
-                    running.train(stage, lengths[place.stage], show)
+                    running.train(stage, plan.stages[stage.name], show)
                 running.next_stage()
     finally:
         model.train(mode)
@@ -97,40 +107,17 @@ def _last(checkpoints: Checkpoints | None, metrics: str | os.PathLike[str] | Non
     if resume:
         if checkpoints is None:
             raise ValueError("resume=True needs checkpoints, to go on from")
-        return checkpoints.latest()
+        if (latest := checkpoints.latest()) is not None:
+            return latest
+        advice = f"{str(checkpoints.folder)!r} has no checkpoint to go on from: give its folder"
+    else:
+        advice = "give resume=True"
     left = [] if checkpoints is None else checkpoints.paths()
     if metrics is not None and Path(metrics).exists():
         left.append(Path(metrics))
     if left:
-        raise FileExistsError(f"{str(left[-1])!r} is of an earlier run: give resume=True, or another place")
+        raise FileExistsError(f"{str(left[-1])!r} is of an earlier run: {advice}, or another place")
     return None
-
-
-@dataclass
-class _Place:
-    """Where a training is: what changes beside the model, the optimiser and the random numbers."""
-
-    stage: int = 0
-    epoch: int = 0  # that were finished in the stage
-    batch: int = 0  # done in the epoch
-    step: int = 0  # done in the stage
-    total: int = 0  # steps done in all stages
-    lines: int = 0  # of metrics
-    loss: float = 0.0  # sum over the epoch
-    best: dict[str, Any] | None = None  # the smallest validation so far, and the model's state there
-    worse: int = 0  # epochs since
-    epoch_random: dict[str, Any] | None = None  # the random numbers before the epoch's first batch
-    history: list[Epoch] = field(default_factory=list)
-
-    def plain(self, names: list[str]) -> dict[str, Any]:
-        return {**vars(self), "history": [asdict(epoch) for epoch in self.history], "stages": names}
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint, names: list[str]) -> _Place:
-        saved = dict(checkpoint.position)
-        if (then := saved.pop("stages", None)) != names:
-            raise CheckpointError(f"{str(checkpoint.path)!r} is of a training in the stages {then}, not {names}")
-        return cls(**{**saved, "history": [Epoch(**epoch) for epoch in saved["history"]]})
 
 
 class _Run:
@@ -139,7 +126,7 @@ class _Run:
     def __init__(
         self,
         model: nn.Module,
-        stages: Sequence[Stage | FitStage],
+        plan: Plan,
         batches: Iterable[Any],
         *,
         checkpoints: Checkpoints | None,
@@ -147,15 +134,17 @@ class _Run:
         checkpoint: Checkpoint | None,
     ) -> None:
         self.model, self.batches, self.checkpoints, self.metrics = model, batches, checkpoints, metrics
-        self.names = [stage.name for stage in stages]
+        self.plan = plan
         self.generator = getattr(batches, "generator", None)
         self.device = next((one.device for one in model.parameters()), torch.device("cpu"))
-        self.place, self.checkpoint = _Place(), checkpoint
+        self.place, self.checkpoint = Place(), checkpoint
         if checkpoint is not None:
-            self.place = _Place.of(checkpoint, self.names)
+            self.place = Place.of(checkpoint, plan)
             checkpoint.restore(model, generator=self.generator)
-        if metrics is not None:
-            keep_lines(metrics, self.place.lines)
+            if metrics is not None and is_first():
+                keep_lines(metrics, self.place.lines)
+        else:
+            self._save()  # so that whoever starts again finds one, however early the end
 
     def fit(self, stage: FitStage) -> None:
         """Fit the layers to their weights."""
@@ -171,7 +160,7 @@ class _Run:
     def train(self, stage: Stage, length: int, show: Show | None) -> None:
         """Take the steps that are left of a stage."""
         place = self.place
-        tools: dict[str, Any] = {"optimiser": (optimiser := stage.optimiser(self.model))}
+        tools: dict[str, Any] = {"optimiser": (optimiser := stage.optimiser_for(self.model))}
         tools["schedule"] = stage.schedule(optimiser, length)
         tools["scaler"] = torch.amp.GradScaler(self.device.type, enabled=stage.autocast is torch.float16)
         if self.checkpoint is not None and place.step > 0:
@@ -196,7 +185,7 @@ class _Run:
     def next_stage(self) -> None:
         """Leave a stage."""
         place = self.place
-        self.place = _Place(place.stage + 1, total=place.total, lines=place.lines, history=place.history)
+        self.place = Place(place.stage + 1, total=place.total, lines=place.lines, history=place.history)
         self.checkpoint = None
         self._save()
 
@@ -210,7 +199,7 @@ class _Run:
 
     def _save(self, **tools: Any) -> None:
         if self.checkpoints is not None:
-            position = self.place.plain(self.names)
+            position = self.place.position(self.plan)
             self.checkpoints.save(self.place.total, self.model, **tools, generator=self.generator, position=position)
 
     def _rest_of_epoch(self) -> Iterator[Any]:
@@ -219,6 +208,8 @@ class _Run:
         Those that were are made once more and passed over, from the random numbers with which the epoch began.
         """
         place = self.place
+        if isinstance(sampler := getattr(self.batches, "sampler", None), DistributedSampler):
+            sampler.set_epoch(place.epoch)
         now = random_state(self.generator)
         if place.epoch_random is None:
             place.epoch_random = now
@@ -273,7 +264,7 @@ class _Run:
         if stage.validate is not None:
             self.model.eval()
             with torch.no_grad():
-                value = float(stage.validate(self.model))
+                value = gathered(float(stage.validate(self.model)))[0]
             comparable = math.inf if math.isnan(value) else value
             if place.best is None or comparable < place.best["value"]:
                 place.best, place.worse = {"value": comparable, "model": deepcopy(dict(self.model.state_dict()))}, 0
@@ -291,7 +282,8 @@ class _Run:
     def _write(self, stage: str, **values: Any) -> None:
         if self.metrics is not None:
             place = self.place
-            append_line(self.metrics, {"stage": stage, "epoch": place.epoch + 1, "step": place.total, **values})
+            if is_first():
+                append_line(self.metrics, {"stage": stage, "epoch": place.epoch + 1, "step": place.total, **values})
             place.lines += 1
 
 

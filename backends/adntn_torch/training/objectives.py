@@ -50,6 +50,9 @@ def task(loss: Callable[[Any, Any], Tensor]) -> Objective:
 class Teacher:
     """A trained network to learn from. It runs once for a batch, however many objectives ask.
 
+    It is no module: its network is not in the student's parameters and checkpoints, and must be brought to the batches'
+    device. A batch is known by its identity: one that is filled anew in place gets the answer to what was in it before.
+
     Args:
         model: put into evaluation mode; nothing is differentiated through it.
         features: names of submodules whose outputs are kept too.
@@ -132,7 +135,7 @@ def logits_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -
     >>> logits_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0, 3.0]]), temperature=3.0).item()
     0.0
 
-    T^2 makes gradients of the same size at every temperature.
+    T^2 makes gradients of the same size at every temperature. Where the teacher has -inf, nothing is added.
 
     Raises:
         ValueError: if the shapes differ, or the temperature is not a number above 0.
@@ -142,6 +145,8 @@ def logits_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -
     _check_temperature(temperature)
     _check_alike("logits", student, teacher)
     ours, theirs = (functional.log_softmax(one / temperature, -1) for one in (student, teacher))
+    excluded = theirs.isneginf()  # p log p is 0 there, which 0 * -inf is not
+    ours, theirs = (one.masked_fill(excluded, 0.0) for one in (ours, theirs))
     rows = max(1, math.prod(student.shape[:-1]))
     return temperature**2 / rows * functional.kl_div(ours, theirs, reduction="sum", log_target=True)
 

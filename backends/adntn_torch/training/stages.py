@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import torch
@@ -28,7 +29,8 @@ class Stage:
     Attributes:
         name: as it stands in metrics and messages.
         objective: a function of (batch, outputs) that is to become small; see `objectives`.
-        optimiser: makes the optimiser for the model, such as AdamW of `parameter_groups`.
+        optimiser: makes the optimiser for the model, such as AdamW of `parameter_groups`. It takes a step for each
+            batch (gradients are not accumulated over several), and is none that needs a closure, such as L-BFGS.
         epochs, steps: how long, in passes over the batches or in steps; one of them.
         schedule: makes torch's scheduler for an optimiser and a number of steps; by default `warm_up`.
         forward: makes the outputs from the model and a batch.
@@ -42,6 +44,7 @@ class Stage:
     Raises:
         ValueError: if there are both epochs and steps or none, one of the numbers has no such value, or patience has
             nothing to watch.
+        TypeError: if `optimiser` is an optimiser; when it runs, if it does not make one that can be used.
     """
 
     name: str
@@ -57,6 +60,11 @@ class Stage:
     patience: int | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.optimiser, Optimizer):
+            raise TypeError(
+                f"stage {self.name!r}: optimiser must be a function that makes it for a model, such as lambda model:"
+                f" {type(self.optimiser).__name__}(model.parameters(), ...); got one that was made already"
+            )
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"stage {self.name!r} needs either epochs or steps, got {self.epochs} and {self.steps}")
         for name in ("epochs", "steps", "patience"):
@@ -73,6 +81,24 @@ class Stage:
     def __repr__(self) -> str:
         length = f"epochs={self.epochs}" if self.steps is None else f"steps={self.steps}"
         return f"Stage({self.name!r}, {length})"
+
+    def optimiser_for(self, model: nn.Module) -> Optimizer:
+        """Return the optimiser.
+
+        Raises:
+            TypeError: if it is none, or its `step` needs an argument.
+        """
+        optimiser = self.optimiser(model)
+        if not isinstance(optimiser, Optimizer):
+            raise TypeError(f"stage {self.name!r}: optimiser must make an Optimizer, got {type(optimiser).__name__}")
+        try:
+            signature(optimiser.step).bind()
+        except TypeError as error:
+            raise TypeError(
+                f"stage {self.name!r}: {type(optimiser).__name__} cannot step by itself ({error}): take another, or a"
+                " loop of your own"
+            ) from error
+        return optimiser
 
     def length(self, batches: object) -> int:
         """Return the number of steps.

@@ -30,9 +30,11 @@ COMPRESSED = "compressed.safetensors"
 class CompressionCallback(TrainerCallback):  # type: ignore[misc]
     """Watches generated weights while the Trainer trains, and writes the compressed network into its checkpoints.
 
-    Whatever the Trainer logs gets `ratio`, `core_gradient_norm` (at the last step of the optimiser, after the Trainer
-    has clipped) and, with targets, `relative_error/LAYER`. Every checkpoint's folder gets `compressed.safetensors`, by
-    `save_compressed`.
+    The Trainer's history (`trainer.state.log_history`) gets `ratio`, `core_gradient_norm` (at the last step of the
+    optimiser, after the Trainer has clipped) and, with targets, `relative_error/LAYER`; so do callbacks that come after
+    this one. Those that the Trainer makes of `report_to` come before: for TensorBoard, give `report_to=[]` and
+    `callbacks=[CompressionCallback(), TensorBoardCallback()]`. Every checkpoint's folder gets `compressed.safetensors`,
+    by `save_compressed`.
 
     Args:
         targets: a weight for each layer by name, such as `dense_weights` returns.
@@ -70,7 +72,7 @@ class CompressionCallback(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, Any],
         **others: Any,
     ) -> None:
-        """Add to what is logged, and to the history that the Trainer keeps of it."""
+        """Add to what later callbacks log, and to the history that the Trainer keeps."""
         own = {"ratio": self._ratio}
         if self._norm is not None:
             own["core_gradient_norm"] = float(self._norm)
