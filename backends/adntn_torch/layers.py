@@ -118,7 +118,7 @@ class Linear(GeneratedLayer):
 
     def _with_kept_weight(self, x: Tensor, choice: Choice | None) -> Tensor | None:
         """Return the output where the weight is made in tiles and kept for the backward pass; else None."""
-        if not (self._learns() and self._keeps() and multiplied_in(x) == x.dtype) or not self._is_tiled():
+        if not (self._is_tiled() and self._learns() and self._keeps() and multiplied_in(x) == x.dtype):
             return None
         generator, cores = self._generator_here, self._cores_here()
         plan = None if choice is None else choice.taken.plan

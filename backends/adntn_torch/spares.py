@@ -13,8 +13,6 @@ import numpy
 import torch
 from torch import Tensor
 
-from adntn.arrays import dtype_name
-
 
 @dataclass
 class _Shelf:
@@ -51,7 +49,7 @@ class Spares:
             return sum(size * len(shelf.free) for size, shelf in self._shelves.items())
 
     def empty(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Return a tensor of any numbers, of the number type (none of 16 bits) and device of another."""
+        """Return a tensor of any numbers, of the number type and device of another."""
         if like.device.type != "cpu":
             return like.new_empty(shape)
         size = math.prod(shape) * like.element_size()
@@ -61,9 +59,9 @@ class Spares:
             shelf.most = max(shelf.most, shelf.lent)
             # NumPy asks the system for large pages
             memory = shelf.free.pop() if shelf.free else numpy.empty(size, "uint8")
-        lent = memory.view(dtype_name(like)).reshape(shape)
+        lent = memory.view()  # lives as long as the last tensor that refers to it
         weakref.finalize(lent, self._come_back, shelf, memory).atexit = False
-        return torch.from_numpy(lent)
+        return torch.frombuffer(lent, dtype=like.dtype).view(shape)
 
     def _come_back(self, shelf: _Shelf, memory: numpy.ndarray[Any, Any]) -> None:
         with self._lock:
