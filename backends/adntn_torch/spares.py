@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Spares:
 
     def empty(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Return a tensor of any numbers, of the number type and device of another."""
-        if like.device.type != "cpu":
+        if like.device.type != "cpu" or type(like) not in {Tensor, nn.Parameter}:  # such as tensors without data
             return like.new_empty(shape)
         size = math.prod(shape) * like.element_size()
         with self._lock:
