@@ -64,4 +64,5 @@ if __name__ == "__main__":
     found = {"disturbed": trained(Path(sys.argv[1]) / "checkpoint.pt"), "undisturbed": trained(None)}
     if dist.get_rank() == 0:
         Path(sys.argv[2]).write_text(json.dumps({**found, "first life": is_first_life()}))
+    dist.barrier()  # nobody leaves while another still listens
     dist.destroy_process_group()

@@ -107,4 +107,5 @@ if __name__ == "__main__":
     dist.all_gather_object(everyone, main(Path(sys.argv[1])))
     if dist.get_rank() == 0:
         Path(sys.argv[2]).write_text(json.dumps(everyone))
+    dist.barrier()  # nobody leaves while another still listens
     dist.destroy_process_group()

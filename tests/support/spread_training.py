@@ -169,6 +169,7 @@ def main(target: str) -> None:
     found = {way: {topology: compared(way, topology) for topology in TOPOLOGIES} for way in WAYS}
     if dist.get_rank() == 0:
         Path(target).write_text(json.dumps(found))
+    dist.barrier()  # nobody leaves while another still listens
     dist.destroy_process_group()
 
 
