@@ -15,8 +15,9 @@ from matrix import LIBRARIES, ON_LIBRARIES, TOPOLOGIES
 import adntn
 from adntn.backends import DIFFERENTIATIONS
 
-#: What needs torch is collected only where it is installed.
-collect_ignore = [] if find_spec("torch") else ["support/scheduled.py"]
+#: Scripts that tests start in processes of their own, and what needs torch where that is not installed.
+collect_ignore = [f"support/{name}.py" for name in ("restarted_training", "resumed_training", "spread_jax")]
+collect_ignore += ["support/spread_training.py", *([] if find_spec("torch") else ["support/scheduled.py"])]
 
 # The same examples in every run; HYPOTHESIS_PROFILE=explore looks for new ones.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
