@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from processes import leave
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -64,5 +65,4 @@ if __name__ == "__main__":
     found = {"disturbed": trained(Path(sys.argv[1]) / "checkpoint.pt"), "undisturbed": trained(None)}
     if dist.get_rank() == 0:
         Path(sys.argv[2]).write_text(json.dumps({**found, "first life": is_first_life()}))
-    dist.barrier()  # nobody leaves while another still listens
-    dist.destroy_process_group()
+    leave()

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from processes import leave
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
@@ -107,5 +108,4 @@ if __name__ == "__main__":
     dist.all_gather_object(everyone, main(Path(sys.argv[1])))
     if dist.get_rank() == 0:
         Path(sys.argv[2]).write_text(json.dumps(everyone))
-    dist.barrier()  # nobody leaves while another still listens
-    dist.destroy_process_group()
+    leave()

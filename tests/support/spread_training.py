@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from processes import leave
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -169,8 +170,7 @@ def main(target: str) -> None:
     found = {way: {topology: compared(way, topology) for topology in TOPOLOGIES} for way in WAYS}
     if dist.get_rank() == 0:
         Path(target).write_text(json.dumps(found))
-    dist.barrier()  # nobody leaves while another still listens
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":
