@@ -25,7 +25,7 @@ def stream(tiling: Tiling, cores: Mapping[str, Array], x: Array, out: Array) -> 
     functions = namespace_of([x])
     late = _scales_late(tiling, cores, x)
     for rows, tile in tiling.generate(cores):
-        weight = tile if late else tiling.scaled(tile, cores[SCALE])
+        weight = tile if late else tiling.as_weight(tile, cores[SCALE])
         product = functions.matmul(x, turned(as_dtype(weight, dtype_name(x)), functions))
         out[..., rows] = product
     if late and tiling.scales:
@@ -50,7 +50,7 @@ def stream_back(
     def adjoint_of(rows: slice, tile: Array | None) -> Array:
         arriving = out_bar[..., rows]
         if x_bar is not None and tile is not None:
-            weight = tile if late else tiling.scaled(tile, cores[SCALE])
+            weight = tile if late else tiling.as_weight(tile, cores[SCALE])
             _add_product(x_bar, arriving, functions.conj(as_dtype(weight, dtype_name(x))), functions)
         bar = as_dtype(functions.matmul(turned(arriving, functions), functions.conj(x)), computed)
         if overlap is not None and tile is not None:

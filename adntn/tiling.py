@@ -103,6 +103,10 @@ class Tiling:
             if not (direct and self._is_whole(rows)):  # else it was made where it is wanted
                 out[self._index(rows)] = self._cropped(self.assembly.assemble(tile, functions), rows)
 
+    def as_weight(self, tile: Array, scale: Array) -> Array:
+        """Return a tile as rows of the weight: times the scale, if that comes last."""
+        return self.scaled(tile, scale) if self.scales else tile
+
     def scaled(self, array: Array, scale: Array, out: Array | None = None) -> Array:
         """Return an array times the scale, along the batch axis if there is one; written into `out` if given."""
         factor = scale

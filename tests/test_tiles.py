@@ -51,8 +51,7 @@ def assembled(tiles: Tiling, cores: Cores, like: Any) -> Any:
     """The weight, put together from tiles that are handed out one by one; NaN where no tile is."""
     weight = np.full(like.shape, np.nan, like.dtype)
     for rows, tile in tiles.generate(cores):
-        whole = tiles.scaled(tile, cores[SCALE]) if tiles.scales else tile
-        weight[(*(slice(None),) * tiles.lead, rows)] = in_double(whole)
+        weight[(*(slice(None),) * tiles.lead, rows)] = in_double(tiles.as_weight(tile, cores[SCALE]))
     return weight
 
 

@@ -234,7 +234,7 @@ class _Tiled:
     @cached_property
     def _of_tiles(self) -> _Tiled:
         """The same for any number of rows: what tiles themselves take is worked out once for all of them."""
-        return replace(self, task=replace(self.task, rows=1, training=True))
+        return replace(self, task=replace(self.task, rows=1, training=True, keeps=False))
 
     @property
     def generating(self) -> float:

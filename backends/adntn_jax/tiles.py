@@ -172,8 +172,7 @@ def _scan(tiles: Tiling, cores: Arrays, of_tile: OfTile, carried: Any) -> tuple[
             pieces[read.tensor.name] = read.cut(known[read.source.name], functions)
 
     def rounded(carried: Any, state: jax.Array, row: jax.Array) -> tuple[Any, Any]:
-        rows = tiles.assembly.assemble(state, functions)
-        rows = tiles.scaled(rows, computed[SCALE]) if tiles.scales else rows
+        rows = tiles.as_weight(tiles.assembly.assemble(state, functions), computed[SCALE])
         return of_tile(carried, rows.astype(cores[SCALE].dtype), row)
 
     return _stage(nest, 0, _Outside(whole, pieces, 0), rounded, carried)

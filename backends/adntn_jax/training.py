@@ -34,16 +34,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-__all__ = ["core_labels", "cores_and_others", "features_loss", "logits_loss", "warm_up", "weights_loss"]
+from adntn.rates import Decay, rising_steps
 
-#: What the rate does once it has risen.
-Decay = Literal["cosine", "constant"]
+__all__ = ["core_labels", "cores_and_others", "features_loss", "logits_loss", "warm_up", "weights_loss"]
 
 
 def logits_loss(student: jax.Array, teacher: jax.Array, *, temperature: float = 1.0) -> jax.Array:
@@ -106,13 +105,7 @@ def warm_up(peak: float, steps: int, *, share: float = 0.1, decay: Decay = "cosi
     Raises:
         ValueError: if there is less than one step, or an argument has no such value.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    if not 0 <= share <= 1:
-        raise ValueError(f"share must be from 0 to 1, got {share}")
-    if decay not in get_args(Decay):
-        raise ValueError(f"decay must be one of {', '.join(get_args(Decay))}, got {decay!r}")
-    rising = round(share * steps)
+    rising = rising_steps(steps, share, decay)
     falling = optax.cosine_decay_schedule(peak, max(1, steps - rising))
     after = falling if decay == "cosine" else optax.constant_schedule(peak)
     if rising == 0:

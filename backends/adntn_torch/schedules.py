@@ -266,7 +266,7 @@ class _StreamedConvolution(_Streamed):
         y = x.new_empty(convolve(x.to("meta"), without_data).shape)
         with without_autocast(x):
             for rows, tile in tiles.generate(prepared):
-                channels = _scaled(tiles, prepared, tile).to(x.dtype)
+                channels = tiles.as_weight(tile, prepared[SCALE]).to(x.dtype)
                 for part in _parts(x, tile):
                     y[part, rows] = convolve(x[part], channels)
         if bias is not None:
@@ -284,7 +284,7 @@ class _StreamedConvolution(_Streamed):
         overlap = Overlap(ctx.tiles, prepared)
 
         def adjoint_of(rows: slice, tile: Tensor) -> Tensor:
-            channels = _scaled(ctx.tiles, prepared, tile).detach().to(x.dtype).requires_grad_()
+            channels = ctx.tiles.as_weight(tile, prepared[SCALE]).detach().to(x.dtype).requires_grad_()
             bar = torch.zeros_like(channels, dtype=computed)
             for part in _parts(x, tile):
                 inputs = x[part].detach().requires_grad_(x_bar is not None)
@@ -335,11 +335,6 @@ class _Contracted(torch.autograd.Function):
             _, pull = contracted_vjp(ctx.generator, given, x.to(cores[0].dtype))
             x_bar, gradients = pull(y_bar.to(cores[0].dtype))
         return None, None, x_bar.to(x.dtype), *gradients.values()
-
-
-def _scaled(tiles: Tiling, cores: Mapping[str, Tensor], tile: Tensor) -> Tensor:
-    """Return a tile as rows of the weight."""
-    return tiles.scaled(tile, cores[SCALE]) if tiles.scales else tile
 
 
 def _parts(x: Tensor, tile: Tensor) -> list[slice]:

@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from adntn.rates import Decay, rising_steps
 from adntn_torch.compress import layers_and_deltas
-
-#: What the rate does once it has risen.
-Decay = Literal["cosine", "constant"]
 
 
 def parameter_groups(
@@ -80,13 +78,7 @@ def warm_up(optimiser: torch.optim.Optimizer, steps: int, *, share: float = 0.1,
     Raises:
         ValueError: if there is less than one step, or an argument has no such value.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    if not 0 <= share <= 1:
-        raise ValueError(f"share must be from 0 to 1, got {share}")
-    if decay not in get_args(Decay):
-        raise ValueError(f"decay must be one of {', '.join(get_args(Decay))}, got {decay!r}")
-    rising = round(share * steps)
+    rising = rising_steps(steps, share, decay)
     return LambdaLR(optimiser, lambda step: rate_factor(step, steps, rising, decay))
 
 
