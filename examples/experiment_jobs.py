@@ -7,8 +7,6 @@ job but its result, a plain value that JSON keeps.
 from __future__ import annotations
 
 import platform
-import resource
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -24,6 +22,7 @@ from torch.nn.utils import prune
 
 import adntn
 from adntn.atomic import whole_file
+from adntn.benchmarking.memory import ProcessMeter
 from adntn_torch import adapt, compress, expand
 from adntn_torch.adapters import merge
 from adntn_torch.training import dense_weights, fit_layers, logits_loss
@@ -86,6 +85,7 @@ def run_job(
     if version.teacher:
         teacher = trained_network(experiment, version.teacher, seed, dataset, work)
         objective = distilling(teacher, autocast=recipe.autocast)
+    meter = memory_meter()
     trained = Trained(0.0, (), diverged=False)
     if recipe.epochs:  # else it stays as it begins, and may have nothing that learns
         trained = train(
@@ -99,6 +99,7 @@ def run_job(
             on_step=on_step,
             objective=objective,
         )
+    peak = None if meter is None else meter.peak()
     dense = _measurable(network, version)
     rows = slice(MEASURED_IMAGES)
     result = {
@@ -119,7 +120,7 @@ def run_job(
         "diverged": trained.diverged,
         "seconds": trained.seconds,
         "seconds_per_epoch": trained.seconds / recipe.epochs if recipe.epochs else 0.0,
-        "peak_memory": peak_memory(),
+        "peak_memory": peak,
         "images": len(dataset.train_labels),
         "test_images": len(dataset.test_labels),
         "threads": torch.get_num_threads(),
@@ -220,10 +221,14 @@ def distilling(teacher: nn.Module, *, autocast: bool) -> Objective:
     return objective
 
 
-def peak_memory() -> int:
-    """Return the most bytes of memory that this process has held, the data included."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+def memory_meter() -> ProcessMeter | None:
+    """Return what measures the memory of this process, whose peak so far is forgotten; None where that is unknown."""
+    try:
+        meter = ProcessMeter()
+        meter.reset_peak()
+    except OSError:
+        return None
+    return meter
 
 
 def _load(network: nn.Module, experiment: Experiment, name: str, seed: int, work: Path) -> None:

@@ -123,7 +123,7 @@ class Experiments:
                 _percent(group, "train_accuracy"),
                 _percent(group, "test_accuracy"),
                 f"{group.mean('seconds_per_epoch'):.0f}" if group.mean("seconds_per_epoch") else "",
-                f"{group.mean('peak_memory') / 2**30:.2f} GiB",
+                _memory(group),
             )
             rows.append(f"| {' | '.join(cells)} |")
         return "\n".join(rows)
@@ -136,6 +136,16 @@ class Experiments:
         """Return by how many points a version's test accuracy is above another's, such as "+1.2" or "-0.3"."""
         first, second = (self.group(experiment, name).mean("test_accuracy") for name in (version, other))
         return f"{100 * (first - second):+.1f}"
+
+    def best(self, experiment: str, versions: Sequence[str]) -> str:
+        """Return the best test accuracy of some versions, as `test` shows it."""
+        groups = [self.group(experiment, name) for name in versions]
+        return _percent(max(groups, key=lambda group: group.mean("test_accuracy")), "test_accuracy")
+
+    def gap(self, experiment: str, version: str) -> str:
+        """Return by how many points a version's training accuracy is above its test accuracy."""
+        group = self.group(experiment, version)
+        return f"{100 * (group.mean('train_accuracy') - group.mean('test_accuracy')):.1f}"
 
     def plot(self, experiment: str, title: str) -> str:
         """Draw test accuracy against the numbers stored, beside the results; return the picture for the page."""
@@ -247,6 +257,12 @@ def _name(panel: Any, groups: Sequence[Group], heights: Sequence[float]) -> None
             arrowprops={"arrowstyle": "-", "color": colour_of(group.version), "linewidth": 0.4, "alpha": 0.4},
             annotation_clip=False,
         )
+
+
+def _memory(group: Group) -> str:
+    if any(result["peak_memory"] is None for result in group.results):
+        return ""
+    return f"{group.mean('peak_memory') / 2**30:.2f} GiB"
 
 
 def _ratio(value: float) -> str:
