@@ -327,7 +327,7 @@ class Generator:
         """
         self.check(cores)
         if math.prod(self.shape) >= TILED and can_be_written(cores[SCALE]):
-            return tiled_vjp(self, cores)
+            return tiled_vjp(self, cores, self.tiling(self.prepared(cores)[1]))
         weight, residuals = self.forward(cores)
         return weight, lambda weight_bar: self.pullback(residuals, cores, weight_bar)
 

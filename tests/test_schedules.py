@@ -10,7 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import generic_cores, in_library, needs, random_array, reference_weight, relative_error, tolerance
+from helpers import (
+    OBJECTS,
+    generic_cores,
+    in_library,
+    measured,
+    needs,
+    random_array,
+    reference_weight,
+    relative_error,
+    tolerance,
+)
 from matrix import SHAPE
 
 import adntn
@@ -122,6 +132,27 @@ def test_auto_takes_no_more_than_the_dense_layer(
         for rows in (1, 32, 256, 4096):
             task = Task(network, rows=rows, training=training)
             assert choose(task, DEFAULT).taken.bytes <= task.weight_bytes * (2 if training else 1)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("schedule", ["materialise", "recompute", "stream"])
+def test_no_schedule_holds_more_than_its_limit(schedule: Any, dtype: str, training: bool) -> None:
+    generator = adntn.TTN((1024, 1024), bond=2, activation="tanh", last_activation="tanh")
+    cores, x = generator.init(seed=0, dtype=dtype), np.ones((8, 1024), dtype)
+
+    def run(limit: int) -> None:
+        if training:
+            y, pullback = generator.apply_vjp(cores, x, schedule=schedule, memory_limit=limit)
+            pullback(y)
+        else:
+            generator.apply(cores, x, schedule=schedule, memory_limit=limit)
+
+    with pytest.raises(ValueError, match="the least that works is ") as error:
+        run(1)
+    limit = int(str(error.value).rpartition("works is ")[2].partition(" ")[0].replace(",", ""))
+    theirs = (2 if training else 1) * x.nbytes + OBJECTS
+    assert measured(lambda: run(limit)) < limit + theirs
 
 
 def test_a_choice_says_what_was_taken_why_and_what_others_would_cost() -> None:

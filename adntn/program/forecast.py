@@ -299,7 +299,8 @@ class _Tiled:
         tiles = self._tiles
         seconds = self.generating + self.loop * self._product(tiles)
         if not self.task.training:
-            return self._forecast("stream", seconds, self._work(None, beside=self._tile + self._share))
+            beside = self._tile + self._copied + self._share
+            return self._forecast("stream", seconds, self._work(None, beside=beside))
         seconds += 2 * self.loop * self._product(tiles) + self.pulling_back(needs_tile=True)
         # the tile as rows, its adjoint as rows and in legs, what it adds to dL/dx or to y
         beside = 3 * self._tile + max(self._tile, self._share)
@@ -319,6 +320,13 @@ class _Tiled:
     def _tile(self) -> int:
         """Numbers of a tile."""
         return self.nest.tile.size
+
+    @property
+    def _copied(self) -> int:
+        """Numbers of the tiles that x is multiplied with where they are copied: scaled, or rounded to 16 bits."""
+        rounded = self.task.itemsize < self.computed_itemsize
+        scaled = self.tiling.scales and (rounded or len(self.task.network.layout.shape) != 2)
+        return (scaled + rounded) * self._tile
 
     @property
     def _share(self) -> int:

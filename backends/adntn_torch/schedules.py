@@ -130,6 +130,7 @@ def materialised_linear(
 
 def contracted_linear(generator: Generator, cores: Mapping[str, Tensor], x: Tensor, bias: Tensor | None) -> Tensor:
     """Return x @ W.T + bias for x of shape (..., in), from x and the cores alone."""
+    _check_features(generator, x)
     x = x.to(_common_type(x, cores))
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *cores.values())):
         arrays = (cores[name] for name in cores)

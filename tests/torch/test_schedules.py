@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -218,7 +219,9 @@ def test_x_of_another_number_type_is_refused_as_torch_does(kind: str, schedule: 
 def test_x_of_another_shape_is_refused(kind: str, shape: tuple[int, ...], schedule: str) -> None:
     name, arguments, _ = LARGE[kind]
     layer = getattr(adntn_torch, name)(**arguments, topology=TANH, schedule=schedule, seed=0)
-    with pytest.raises(RuntimeError):
+    ours = kind == "Linear" and schedule != "recompute"  # else it is torch that refuses
+    words = re.escape(f"x must have the shape (..., 250), got {shape}") if ours else None
+    with pytest.raises(RuntimeError, match=words):
         layer(torch.zeros(shape))
 
 
@@ -236,6 +239,22 @@ def test_functional_transforms_work_with_every_schedule(schedule: str) -> None:
         assert relative_error(each[name].sum(0), expected[name]) <= tolerance("float64")
     called = functional_call(layer, parameters, (x,))
     assert relative_error(called.detach(), expected["y"]) <= tolerance("float64")
+
+
+@pytest.mark.parametrize("kind", ["Linear", "Conv2d"])
+def test_parameters_put_in_for_one_call_get_its_gradients(kind: str, schedule: str) -> None:
+    name, arguments, shape = LARGE[kind]
+    torch.manual_seed(0)
+    layer, twin = (
+        getattr(adntn_torch, name)(**arguments, topology=TANH, schedule=schedule, seed=seed, dtype=torch.float64)
+        for seed in (0, 1)
+    )
+    given = {name: parameter.detach().clone().requires_grad_() for name, parameter in twin.named_parameters()}
+    x = random(*shape).requires_grad_()
+    y = functional_call(layer, given, (x,))
+    gradients = torch.autograd.grad(y.sin().sum(), [x, *given.values()])
+    found = {"y": y.detach(), **dict(zip(("x", *given), gradients, strict=True))}
+    assert_close(found, differentiated(twin, x), 0)
 
 
 def test_torch_compile_needs_no_graph_break(schedule: str) -> None:
@@ -287,6 +306,56 @@ class Allocations(TorchDispatchMode):
     @property
     def held(self) -> int:
         return max(size for storage, size in self.made if not storage.expired())
+
+
+class Peak(Allocations):
+    """The most bytes that torch's functions have made and that are there at once, beside tensors of the caller's."""
+
+    def __init__(self, *others: Tensor) -> None:
+        super().__init__()
+        self.others = {tensor.untyped_storage()._cdata for tensor in others}
+        self.there: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = super().__torch_dispatch__(function, types, args, kwargs)
+        new = {one.cdata: (one, size) for one, size in self.made if one.cdata not in self.there.keys() | self.others}
+        self.made.clear()
+        if new:
+            self.there = {key: own for key, own in (self.there | new).items() if not own[0].expired()}
+            self.peak = max(self.peak, sum(size for _, size in self.there.values()))
+        return made
+
+
+#: The class, its arguments, and the shape of an input: of 2^18 weights, and few other numbers.
+LIMITED: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], int]] = {
+    "Linear": ("Linear", (512, 512), (8, 512), 8),
+    "small Linear": ("Linear", (128, 256), (8, 128), 8),
+    "Conv2d": ("Conv2d", (128, 128, 4), (1, 128, 4, 4), 16),
+    "ConvTranspose2d": ("ConvTranspose2d", (128, 128, 4), (1, 128, 1, 1), 1),
+}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("schedule", ["materialise", *IN_PLACE])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", LIMITED)
+def test_no_layer_holds_more_than_its_limit(kind: str, dtype: str, schedule: str, training: bool) -> None:
+    if (kind, schedule) == ("ConvTranspose2d", "stream"):
+        pytest.skip("transposed convolutions do not stream")
+    name, sizes, shape, rows = LIMITED[kind]
+    own = getattr(torch, dtype)
+    layer = getattr(adntn_torch, name)(*sizes, topology=TANH, schedule=schedule, memory_limit=1, seed=0, dtype=own)
+    with pytest.raises(ValueError, match="the least that works is ") as error:
+        layer.choice(rows, training)
+    layer.memory_limit = int(str(error.value).rpartition("works is ")[2].partition(" ")[0].replace(",", ""))
+    x = random(*shape, dtype=own).requires_grad_(training)
+    with torch.set_grad_enabled(training), Peak(x, *layer.parameters()) as held:
+        y = layer(x)
+        if training:
+            y.sum().backward()
+    theirs = [y, *((y, x.grad, *(one.grad for one in layer.parameters())) if training else ())]  # y_bar is as y is
+    assert held.peak <= layer.memory_limit + sum(tensor.nbytes for tensor in theirs)
 
 
 #: Those whose states before the last block are small; with an activation in front of disentanglers they are not.
