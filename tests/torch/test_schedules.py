@@ -23,11 +23,14 @@ from torch.utils.checkpoint import checkpoint
 import adntn
 import adntn_torch
 from adntn.generator import TILED
+from adntn.program.forecast import why_not_contract
 from adntn.verification.tolerance import EPSILON
 from adntn_torch.spares import SPARES
 
 #: Those that torch differentiates through functions of the library that write in place, or run twice.
 IN_PLACE = ("recompute", "stream")
+#: For tests of linear layers alone, which have all of them.
+OF_LINEAR = pytest.mark.parametrize("schedule", ["auto", "materialise", *IN_PLACE, "contract"])
 MERA = adntn.MERA.options(bond=2, mixing_activation="tanh")
 
 pytestmark = pytest.mark.usefixtures("_small_cache")
@@ -69,6 +72,13 @@ def test_every_topology_has_every_schedule(topology: adntn.Options, kind: str, s
     torch.manual_seed(0)
     layer = getattr(adntn_torch, name)(**arguments, topology=topology, schedule=schedule, seed=0, dtype=torch.float64)
     x = random(*shape)
+    assert_close(differentiated(layer, x), dense(layer, x), tolerance("float64"))
+
+
+def test_every_topology_without_an_activation_on_its_weight_can_be_contracted(topology: adntn.Options) -> None:
+    if reason := why_not_contract(topology((300, 256)).network):
+        pytest.skip(f"contracting {reason}")
+    layer, x = linear("contract", topology=topology), random(2, 3, 256)
     assert_close(differentiated(layer, x), dense(layer, x), tolerance("float64"))
 
 
@@ -116,6 +126,7 @@ def test_autocast_multiplies_in_short_numbers_in_every_schedule(kind: str, sched
         assert layer(x.half()).dtype == torch.bfloat16
 
 
+@OF_LINEAR
 @pytest.mark.parametrize("batch", [(), (0,), (1,), (2, 0, 3), (2, 1, 2)], ids=str)
 def test_x_may_have_any_batch(batch: tuple[int, ...], schedule: str) -> None:
     layer = linear(schedule)
@@ -132,6 +143,7 @@ def test_an_empty_batch_of_images_gives_zero_gradients(schedule: str) -> None:
     assert not any(tensor.any() for tensor in found.values())
 
 
+@OF_LINEAR
 def test_what_is_frozen_or_not_asked_for_gets_no_gradient(schedule: str) -> None:
     layer, x = linear(schedule), random(4, 256)
     every = differentiated(layer, x)
@@ -147,6 +159,7 @@ def test_what_is_frozen_or_not_asked_for_gets_no_gradient(schedule: str) -> None
     assert not layer(x).requires_grad
 
 
+@OF_LINEAR
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_inference_has_the_same_outputs(context: Callable[[], Any], schedule: str) -> None:
     layer, x = linear(schedule), random(4, 256)
@@ -157,6 +170,7 @@ def test_inference_has_the_same_outputs(context: Callable[[], Any], schedule: st
     assert relative_error(y.detach(), expected.detach()) <= tolerance("float64")
 
 
+@OF_LINEAR
 def test_second_derivatives_are_refused_in_words(schedule: str) -> None:
     layer, x = linear(schedule), random(4, 256).requires_grad_()
     (first,) = torch.autograd.grad(layer(x).square().sum(), layer.cores["top"], create_graph=True)
@@ -164,12 +178,14 @@ def test_second_derivatives_are_refused_in_words(schedule: str) -> None:
         first.sum().backward()
 
 
+@OF_LINEAR
 def test_outputs_can_be_written_in_place(schedule: str) -> None:
     layer, x = linear(schedule), random(4, 256)
     found = differentiated(layer, x, lambda x: torch.relu_(layer(x)))
     assert_close(found, differentiated(layer, x, lambda x: torch.relu(layer(x))), 0)
 
 
+@OF_LINEAR
 def test_gradients_add_up_over_backward_passes(schedule: str) -> None:
     layer, one, other = linear(schedule), random(4, 256), random(3, 256, seed=1)
     parts = [differentiated(layer, x) for x in (one, other)]
@@ -180,6 +196,7 @@ def test_gradients_add_up_over_backward_passes(schedule: str) -> None:
         assert relative_error(parameter.grad, parts[0][name] + parts[1][name]) <= tolerance("float64")
 
 
+@OF_LINEAR
 def test_one_graph_can_be_gone_back_through_twice(schedule: str) -> None:
     layer, x = linear(schedule), random(4, 256)
     loss = layer(x).sin().sum()
@@ -188,6 +205,7 @@ def test_one_graph_can_be_gone_back_through_twice(schedule: str) -> None:
     assert all(map(torch.equal, first, torch.autograd.grad(loss, cores)))
 
 
+@OF_LINEAR
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_layers_can_be_checkpointed(reentrant: bool, schedule: str) -> None:
     layer, x = linear(schedule), random(4, 256)
@@ -196,6 +214,7 @@ def test_layers_can_be_checkpointed(reentrant: bool, schedule: str) -> None:
     assert_close(found, differentiated(layer, x), tolerance("float64") if reentrant else 0)
 
 
+@OF_LINEAR
 def test_cores_changed_between_the_passes_are_noticed(schedule: str) -> None:
     layer, x = linear(schedule), random(4, 256)
     loss = layer(x).sin().sum()
@@ -264,6 +283,20 @@ def test_torch_compile_needs_no_graph_break(schedule: str) -> None:
     assert_close(differentiated(layer, x, compiled), differentiated(layer, x), tolerance("float64"))
 
 
+@OF_LINEAR
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_torch_jit_traces_every_schedule_as_it_traces_a_weight(schedule: str) -> None:
+    layer, x = linear(schedule), random(3, 256)
+    traced = torch.jit.trace(layer, x, check_trace=False)
+    assert relative_error(traced(2 * x).detach(), layer(2 * x).detach()) <= tolerance("float64")
+
+
+def test_rows_of_another_length_are_refused_where_x_is_contracted() -> None:
+    with pytest.raises(RuntimeError, match=r"x must have the shape \(\.\.\., 256\), got \(4, 7\)"):
+        linear("contract")(random(4, 7))
+
+
+@OF_LINEAR
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_copies_keep_schedule_and_limit(copied: Callable[[Any], Any], frozen: bool, schedule: str) -> None:
