@@ -131,6 +131,8 @@ def _as_matrix(generator: Generator, cores: Mapping[str, Array], x: Array) -> Ar
     if len(generator.network.layout.shape) != 2:
         raise ValueError(f"apply needs a matrix (out, in), but this generator's shape is {generator.shape}")
     features, batch = generator.shape[-1], generator.network.batch
+    if not hasattr(x, "shape"):
+        raise TypeError(f"x must be an array of the cores' library, got {type(x).__name__}")
     if len(x.shape) == 0 or x.shape[-1] != features:
         raise ValueError(f"x must have the shape (..., {features}), got {tuple(x.shape)}")
     if batch is not None and (len(x.shape) < 2 or x.shape[0] != batch):

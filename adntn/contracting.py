@@ -154,7 +154,7 @@ class _Call:
         size, whole = (sizes[dimension] for sizes in (self.network.layout.shape, self.network.layout.padded_shape))
         shape = (*self.shape[:-1], size)
         if not parts:
-            return self.functions.reshape(self.x, shape)  # no rows, no numbers
+            return as_dtype(self.functions.reshape(self.x, shape), self.dtype)  # no rows, no numbers
         shaped = [self.functions.reshape(part, (*self.lead, -1, whole)) for part in parts]
         together = shaped[0] if len(shaped) == 1 else self.functions.concatenate(shaped, len(self.lead))
         return as_dtype(self.functions.reshape(together[..., :size], shape), self.dtype)

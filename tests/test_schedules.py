@@ -182,6 +182,12 @@ def test_bad_requests_are_named(arguments: dict[str, Any], error: type[Exception
             use(LARGE.init(), x, **arguments)
 
 
+def test_rows_that_are_no_array_are_named() -> None:
+    for use in (LARGE.apply, LARGE.apply_vjp):
+        with pytest.raises(TypeError, match="x must be an array of the cores' library, got list"):
+            use(LARGE.init(), [[1.0] * 1024])
+
+
 @pytest.mark.parametrize("library", ["jax", "array_api_strict"])
 def test_arrays_that_cannot_be_written_are_not_streamed(library: str) -> None:
     needs(library)

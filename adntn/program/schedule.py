@@ -56,7 +56,12 @@ def rounded(rows: int) -> int:
 
     >>> rounded(0), rounded(1), rounded(33)
     (1, 1, 64)
+
+    Raises:
+        ValueError: if that is no number of rows.
     """
+    if not hasattr(rows, "__index__") or rows < 0:
+        raise ValueError(f"rows must be an integer, and not negative, got {rows!r}")
     return 1 << max(rows - 1, 0).bit_length()
 
 
@@ -101,9 +106,10 @@ def choose(task: Task, machine: Machine, schedule: ScheduleName = "auto", memory
             the fastest of the plans that hold no more than 1/8 of the weight beyond what they must.
 
     Raises:
-        ValueError: if the network does not allow the schedule, or nothing fits into the limit; the error names the
-            least that would.
+        ValueError, TypeError: if there is no such schedule, the network does not allow it, the limit is no positive
+            number of bytes, or nothing fits into it; the error names the least that would.
     """
+    checked_schedule(schedule, memory_limit)
     if schedule == "contract":
         check_contracts(task.network)
     if (schedule == "stream" and not task.streams) or (schedule == "contract" and not task.contracts):

@@ -585,6 +585,22 @@ def test_what_does_not_go_together_is_named(keywords: dict[str, Any], error: typ
         adntn_torch.Linear(16, 8, **keywords)
 
 
+@pytest.mark.parametrize("rows", [-1, 1.5, "32"])
+def test_a_choice_is_for_a_number_of_rows(rows: Any) -> None:
+    with pytest.raises(ValueError, match=f"rows must be an integer, and not negative, got {rows!r}"):
+        linear("auto").choice(rows)
+
+
+def test_what_is_set_later_is_checked_when_x_arrives() -> None:
+    layer, x = linear("auto"), random(4, 256)
+    layer.schedule = "strem"
+    with pytest.raises(ValueError, match=r"schedule must be one of auto, .*got 'strem'"):
+        layer(x)
+    layer.schedule, layer.memory_limit = "auto", -5
+    with pytest.raises(ValueError, match="memory_limit must be a positive number of bytes, or None, got -5"):
+        layer(x)
+
+
 def test_convolutions_with_groups_do_not_stream() -> None:
     with pytest.raises(ValueError, match=r'schedule must not be "stream" for a convolution with groups; "recompute"'):
         adntn_torch.Conv2d(4, 8, 3, groups=2, schedule="stream")
