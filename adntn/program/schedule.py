@@ -29,7 +29,7 @@ from adntn.program.forecast import (
 
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 
-#: "stream" and "recompute" take a plan that holds this share of the weight beyond what they must, if one does.
+#: "stream" takes a plan that holds no more than this share of the weight, if one does.
 LEAN = 1 / 8
 
 
@@ -102,8 +102,8 @@ def choose(task: Task, machine: Machine, schedule: ScheduleName = "auto", memory
         machine: how fast the array library is.
         schedule: "auto", or the one to take.
         memory_limit: bytes beyond cores, x, y and their gradients; None allows "auto" what the dense layer takes, the
-            weight and (in training) its gradient, and the task's `moments`. Without one, "stream" and "recompute" take
-            the fastest of the plans that hold no more than 1/8 of the weight beyond what they must.
+            weight and (in training) its gradient, and the task's `moments`. Without one, "stream" takes the fastest
+            of the plans that hold no more than 1/8 of the weight.
 
     Raises:
         ValueError, TypeError: if there is no such schedule, the network does not allow it, the limit is no positive
@@ -119,8 +119,6 @@ def choose(task: Task, machine: Machine, schedule: ScheduleName = "auto", memory
     if schedule == "contract" and all(one.schedule != "contract" for one in every):
         every = (*every, contracted_forecast(task, machine))
     named = [one for one in every if schedule in {"auto", one.schedule}]
-    if not named:
-        raise ValueError(f"schedule {schedule!r} does not suit this layer: its weight cannot be taken in tiles of rows")
     fitting = [one for one in named if allowed is None or one.bytes <= allowed]
     if not fitting and memory_limit is not None:
         least = min(named, key=lambda one: one.bytes)
@@ -139,10 +137,7 @@ def _allowed(task: Task, schedule: ScheduleName) -> int | None:
     """Return the bytes that a schedule may take where the user sets no limit."""
     if schedule == "auto":
         return task.dense_bytes
-    beyond = int(LEAN * task.weight_bytes)
-    if schedule == "recompute":
-        return task.weight_bytes * (2 if task.training else 1) + beyond
-    return beyond if schedule == "stream" else None
+    return int(LEAN * task.weight_bytes) if schedule == "stream" else None
 
 
 def _reason(schedule: ScheduleName, memory_limit: int | None, allowed: int | None, fitting: list[Forecast]) -> str:
