@@ -23,8 +23,8 @@ from adntn.contracting import contracted, contracted_vjp
 from adntn.machine import machine_of
 from adntn.materialising import can_be_kept, materialise, materialise_back
 from adntn.network import SCALE
-from adntn.program.forecast import ScheduleName, Task
 from adntn.program.schedule import Choice, checked_schedule, choose, rounded
+from adntn.program.task import ScheduleName, Task
 from adntn.streaming import stream, stream_back, turned
 from adntn.tiling import Tiling, tiling
 

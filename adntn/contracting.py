@@ -10,11 +10,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from adntn.arrays import SHORT_DTYPES, Array, as_dtype, dtype_name, namespace_of, padded
-from adntn.program.contract import Halves, halves, slab_rows
-from adntn.program.forecast import LARGEST
+from adntn.arrays import SHORT_DTYPES, Array, as_dtype, dtype_name, namespace_of
+from adntn.program.contract import LARGEST, Halves, halves, slab_rows
 from adntn.program.ir import Program, Tensor
 from adntn.program.run import run
+from adntn.transposing import padded
 
 if TYPE_CHECKING:
     from adntn.generator import Generator

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from adntn.arrays import Array, Namespace, as_dtype, dtype_name, namespace_of, padded
+from adntn.arrays import Array, Namespace, as_dtype, dtype_name, namespace_of
 from adntn.network import SCALE, Network
 from adntn.program.ir import Pointwise, Program
 from adntn.program.lower import GROUP_INPUT, Sweep, lower, row_legs
@@ -17,6 +17,7 @@ from adntn.program.path import Paths
 from adntn.program.tangent import tangent
 from adntn.program.tiles import Tiles
 from adntn.shapes import Assembly
+from adntn.transposing import padded
 
 
 @dataclass(frozen=True)

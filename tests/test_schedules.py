@@ -25,8 +25,8 @@ from matrix import SHAPE
 
 import adntn
 from adntn.machine import DEFAULT, cache_file, forget
-from adntn.program.forecast import Task
 from adntn.program.schedule import Choice, choose
+from adntn.program.task import Task
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,8 @@ from adntn.program.path import Paths, quick_path
 
 #: From so many rows it is seen how large the results of many rows are.
 FEW_ROWS = 32
+#: The most numbers that a result in between holds where x is contracted in slabs of rows.
+LARGEST = 2**19
 
 
 @lru_cache(maxsize=256)

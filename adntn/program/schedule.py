@@ -18,14 +18,8 @@ from typing import get_args
 
 from adntn.machine import Machine
 from adntn.network import Network
-from adntn.program.forecast import (
-    Forecast,
-    ScheduleName,
-    Task,
-    contracted_forecast,
-    forecasts,
-    why_not_contract,
-)
+from adntn.program.forecast import contracted_forecast, forecasts, why_not_contract
+from adntn.program.task import Forecast, ScheduleName, Task
 
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 

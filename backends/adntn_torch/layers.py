@@ -17,7 +17,7 @@ from torch.nn import functional
 from adntn.arrays import dtype_name
 from adntn.backends import Differentiation
 from adntn.materialising import can_be_kept
-from adntn.program.forecast import ScheduleName
+from adntn.program.task import ScheduleName
 from adntn.tiling import Plan, tiling
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_torch.generated import GeneratedLayer

@@ -25,7 +25,7 @@ from adntn.arrays import dtype_name
 from adntn.contracting import contracted, contracted_vjp
 from adntn.materialising import materialise, materialise_back
 from adntn.network import SCALE
-from adntn.program.forecast import Forecast
+from adntn.program.task import Forecast
 from adntn.streaming import stream, stream_back
 from adntn.tiling import Overlap, Tiling, tiling
 from adntn_torch.differentiate import first_derivatives, is_forward_mode, without_autocast
