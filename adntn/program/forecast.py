@@ -14,7 +14,7 @@ from adntn.machine import Machine
 from adntn.materialising import slab_tiles
 from adntn.network import Network
 from adntn.program.adjoint import adjoint
-from adntn.program.contract import FEW_ROWS, LARGEST, halves, slab_rows
+from adntn.program.contract import FEW_ROWS, LARGEST, halves, slab_rows, why_not_contract
 from adntn.program.cost import cost, nest_adjoint_cost, nest_cost
 from adntn.program.ir import Pointwise
 from adntn.program.lower import lower
@@ -38,16 +38,6 @@ TILES = 64
 CONTRACTED = 1.7
 #: How much more XLA's buffers were seen to take than the steps of a tile.
 COMPILED_WORK = 1.15
-
-
-def why_not_contract(network: Network) -> str:
-    """Return what keeps x from going into the cores, in words; "" if nothing does."""
-    last = network.levels[-1].activation
-    if not last.is_identity:
-        return f'needs last_activation="identity", but {last} stands after the last level; "stream" forms no weight'
-    if len(network.layout.shape) != 2:
-        return f"needs a matrix (out, in), but the weight's shape is {network.layout.shape}"
-    return ""
 
 
 def may_contract(network: Network) -> bool:

@@ -17,8 +17,8 @@ from functools import lru_cache
 from typing import get_args
 
 from adntn.machine import Machine
-from adntn.network import Network
-from adntn.program.forecast import contracted_forecast, forecasts, why_not_contract
+from adntn.program.contract import check_contracts
+from adntn.program.forecast import contracted_forecast, forecasts
 from adntn.program.task import Forecast, ScheduleName, Task
 
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
@@ -75,16 +75,6 @@ def checked_schedule(schedule: str, memory_limit: int | None) -> ScheduleName:
     if memory_limit is not None and memory_limit <= 0:
         raise ValueError(f"memory_limit must be a positive number of bytes, or None, got {memory_limit!r}")
     return name
-
-
-def check_contracts(network: Network) -> None:
-    """Check that x can go into the cores.
-
-    Raises:
-        ValueError: if an activation stands after the last level, or the weight is no matrix.
-    """
-    if reason := why_not_contract(network):
-        raise ValueError(f'schedule "contract" {reason}')
 
 
 @lru_cache(maxsize=4096)

@@ -18,7 +18,8 @@ from adntn import Generator
 from adntn.backends import Differentiation, checked_differentiation
 from adntn.generator import TILED
 from adntn.machine import machine_of
-from adntn.program.schedule import Choice, check_contracts, checked_schedule, choose, rounded
+from adntn.program.contract import check_contracts
+from adntn.program.schedule import Choice, checked_schedule, choose, rounded
 from adntn.program.task import ScheduleName, Task
 from adntn.tiling import Plan, Tiling, tiling
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator_of

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 import adntn
 import adntn_torch
 from adntn.generator import TILED
-from adntn.program.forecast import why_not_contract
+from adntn.program.contract import why_not_contract
 from adntn.verification.tolerance import EPSILON
 from adntn_torch.spares import SPARES
 
