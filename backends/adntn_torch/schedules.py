@@ -27,7 +27,7 @@ from adntn.materialising import materialise, materialise_back
 from adntn.network import SCALE
 from adntn.program.task import Forecast
 from adntn.streaming import stream, stream_back
-from adntn.tiling import Overlap, Tiling, tiling
+from adntn.tiling import LateScale, Tiling, tiling
 from adntn_torch.differentiate import first_derivatives, is_forward_mode, without_autocast
 from adntn_torch.factored import Factored, factored
 from adntn_torch.fused import DTYPES, fused_linear
@@ -282,7 +282,7 @@ class _StreamedConvolution(_Streamed):
         _, prepared = generator.prepared(dict(zip(ctx.names, cores, strict=True)))
         computed = prepared[SCALE].dtype  # sums of many parts lose more in 16 bits
         x_bar = torch.zeros_like(x, dtype=computed) if ctx.needs_input_grad[3] else None
-        overlap = Overlap(ctx.tiles, prepared)
+        scale = LateScale(ctx.tiles, prepared)
 
         def adjoint_of(rows: slice, tile: Tensor) -> Tensor:
             channels = ctx.tiles.as_weight(tile, prepared[SCALE]).detach().to(x.dtype).requires_grad_()
@@ -296,14 +296,11 @@ class _StreamedConvolution(_Streamed):
                 bar += shares[0]
                 if x_bar is not None:
                     x_bar[part] += shares[1]
-            if ctx.tiles.scales:
-                overlap.add(bar, tile)
+            scale.meet(bar, tile)
             return bar
 
         with without_autocast(x):
-            gradients = ctx.tiles.pull_back(prepared, adjoint_of)
-        if ctx.tiles.scales:
-            gradients = ctx.tiles.through_scale(prepared, gradients, overlap.total)
+            gradients = scale.gradients(ctx.tiles.pull_back(prepared, adjoint_of))
         bias_bar = y_bar.sum((0, *range(2, y_bar.dim()))).to(ctx.bias_dtype) if ctx.needs_input_grad[4] else None
         rounded = None if x_bar is None else x_bar.to(x.dtype)
         return None, None, None, rounded, bias_bar, *(gradients[name].to(cores[0].dtype) for name in ctx.names)
