@@ -52,7 +52,9 @@ def materialise_back(
     """
     functions, scale = namespace_of([x]), LateScale(tiling, cores)
     if x_bar is not None:
-        functions.matmul(out_bar, functions.conj(kept), out=x_bar)
+        functions.matmul(functions.conj(out_bar), kept, out=x_bar)  # the conjugate of W would be as large as W
+        if functions.is_complex:
+            x_bar[...] = functions.conj(x_bar)
         scale.meet(x_bar, x)
         scale.multiply(x_bar, adjoint=True)
     bars = _bars(tiling, x, out_bar, functions)

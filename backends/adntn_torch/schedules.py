@@ -42,7 +42,7 @@ Product = Callable[[Tensor, Tensor], Tensor]
 def is_traced() -> bool:
     """Return whether torch.compile or torch.jit traces, or torch.func transforms, or forward mode is at work."""
     transformed = torch._C._are_functorch_transforms_active() or is_forward_mode()
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed
+    return torch.compiler.is_compiling() or torch._C._is_tracing() or transformed
 
 
 def multiplied_in(tensor: Tensor) -> torch.dtype:
