@@ -146,7 +146,7 @@ class GeneratedLayer(nn.Module):
 
     def _tiles(self, plan: Plan | None) -> Tiling | None:
         generator = self._generator_here
-        if plan is not None:
+        if plan is not None and (self.memory_limit is not None or self._is_tiled()):
             return tiling(generator.network, generator.paths, plan)
         return generator.tiling(dict(self.cores.items())) if self._is_tiled() else None
 
