@@ -8,9 +8,10 @@ CIFAR-10's official python batches, which are pickles by nature, go through an u
 from __future__ import annotations
 
 import io
+import json
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
+from safetensors import safe_open
+from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
+
+from adntn.atomic import whole_file
 
 Bytes = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
@@ -56,6 +61,9 @@ class Dataset:
     """Whether a mirrored image still shows its class (a mirrored digit does not)."""
     note: str = ""
     """What a reader must know beside every figure, such as 'JPEG re-encoded'."""
+    mean: Tensor = field(default_factory=lambda: torch.zeros(()))
+    deviation: Tensor = field(default_factory=lambda: torch.ones(()))
+    """By which pixels from 0 to 255 were normalised, of shape (channels, 1, 1)."""
 
     @property
     def channels(self) -> int:
@@ -101,6 +109,22 @@ def load_data(path: Path | None = None, *, images: int | None = None, test_image
     """
     limits = (images, test_images)
     return _digits(limits) if path is None else _cifar10(Path(path), limits)
+
+
+def write_dataset(dataset: Dataset, path: Path) -> None:
+    """Write a data set into one file, which is mapped into memory when it is read: several processes share it."""
+    tensors = {one.name: value for one in fields(dataset) if isinstance(value := getattr(dataset, one.name), Tensor)}
+    rest = {one.name: getattr(dataset, one.name) for one in fields(dataset) if one.name not in tensors}
+    with whole_file(path) as temporary:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, {"rest": json.dumps(rest)})
+
+
+def read_dataset(path: Path) -> Dataset:
+    """Return the data set that `write_dataset` wrote."""
+    with safe_open(path, "pt") as file:
+        rest = json.loads(file.metadata()["rest"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    return Dataset(**tensors, **{**rest, "classes": tuple(rest["classes"])})
 
 
 def _digits(limits: tuple[int | None, int | None]) -> Dataset:
@@ -169,6 +193,8 @@ def _dataset(
         shift=shift,
         mirror=mirror,
         note=note,
+        mean=mean,
+        deviation=deviation,
     )
 
 

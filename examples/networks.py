@@ -1,9 +1,10 @@
-"""The two networks of the main example, at CIFAR scale, with the hidden linear layers that the papers compress.
+"""The networks of the examples, at CIFAR scale, with the hidden linear layers that the papers compress.
 
 VGG-16 (K. Simonyan, A. Zisserman, arXiv:1409.1556) with batch normalisation, then Linear(512, 4096), Linear(4096, 4096)
 and Linear(4096, classes); an AlexNet-style network (A. Krizhevsky, I. Sutskever, G. Hinton, 2012) whose classifier is
 Linear(1024, 4096), Linear(4096, 4096), Linear(4096, classes). Both also take small one-channel images: a convolution
-block pools only while its map is larger than the classifier wants it.
+block pools only while its map is larger than the classifier wants it. The classifier alone takes what others make of
+images.
 """
 
 from __future__ import annotations
@@ -21,23 +22,27 @@ ALEXNET_POOLINGS = (0, 1, 4)
 """After which of them a pooling stands."""
 HIDDEN = 4096
 HIDDEN_LAYERS = ("classifier.0", "classifier.3")
-"""Names of the hidden linear layers of both networks: the layers that are compressed by default."""
+"""Names of the hidden linear layers of all networks: the layers that are compressed by default."""
+FEATURES = 512
+"""Channels of VGG-16's last convolution."""
 
 
 class ConvolutionalNetwork(nn.Module):
-    """Convolutions, then a classifier of two hidden linear layers."""
+    """Convolutions, then a classifier of two hidden linear layers, with or without biases."""
 
-    def __init__(self, features: nn.Sequential, flat: int, classes: int, hidden: int, dropout: float) -> None:
+    def __init__(
+        self, features: nn.Sequential, flat: int, classes: int, hidden: int, dropout: float, *, biases: bool = True
+    ) -> None:
         super().__init__()
         self.features = features
         self.classifier = nn.Sequential(
-            nn.Linear(flat, hidden),
+            nn.Linear(flat, hidden, biases),
             nn.ReLU(inplace=True),
             nn.Dropout(dropout),
-            nn.Linear(hidden, hidden),
+            nn.Linear(hidden, hidden, biases),
             nn.ReLU(inplace=True),
             nn.Dropout(dropout),
-            nn.Linear(hidden, classes),
+            nn.Linear(hidden, classes, biases),
         )
         _initialise(self)
 
@@ -53,8 +58,10 @@ def vgg16(
     size: int = 32,
     classes: int = 10,
     width: float = 1.0,
+    features: int = FEATURES,
     hidden: int = HIDDEN,
     dropout: float = 0.0,
+    biases: bool = True,
 ) -> ConvolutionalNetwork:
     """Return VGG-16 with batch normalisation; its classifier takes one pixel of 512 channels.
 
@@ -63,8 +70,10 @@ def vgg16(
 
     Args:
         channels, size: channels and height (= width) of the images.
-        width: factor on the channels of the convolutions, but for the last, whose 512 channels the classifier takes.
+        width: factor on the channels of the convolutions, but for the last.
+        features: channels of the last convolution, which the classifier takes.
         hidden: size of the two hidden linear layers.
+        biases: whether the linear layers have biases; the convolutions have none.
     """
     layers: list[nn.Module] = []
     before, last = channels, len(VGG16_BLOCKS) - 1
@@ -73,13 +82,14 @@ def vgg16(
     for number, block in enumerate(VGG16_BLOCKS):
         for position, wide in enumerate(block):
             is_last = number == last and position == len(block) - 1
-            after = wide if is_last else _narrowed(wide, width)
+            after = features if is_last else _narrowed(wide, width)
             layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
             before = after
         if number in poolings and size > 1:
             layers.append(nn.MaxPool2d(2))
             size //= 2
-    return ConvolutionalNetwork(nn.Sequential(*layers), before * size * size, classes, hidden, dropout)
+    flat = before * size * size
+    return ConvolutionalNetwork(nn.Sequential(*layers), flat, classes, hidden, dropout, biases=biases)
 
 
 def alexnet(
@@ -114,6 +124,24 @@ def alexnet(
     return ConvolutionalNetwork(nn.Sequential(*layers), before * size * size, classes, hidden, dropout)
 
 
+def classifier(
+    *,
+    channels: int = FEATURES,
+    size: int = 1,
+    classes: int = 10,
+    hidden: int = HIDDEN,
+    dropout: float = 0.0,
+    biases: bool = True,
+) -> ConvolutionalNetwork:
+    """Return VGG-16's classifier alone, on channels x size x size numbers: a perceptron with two hidden layers.
+
+    >>> classifier(channels=1, size=8, hidden=64).classifier[0]
+    Linear(in_features=64, out_features=64, bias=True)
+    """
+    flat = channels * size * size
+    return ConvolutionalNetwork(nn.Sequential(), flat, classes, hidden, dropout, biases=biases)
+
+
 @dataclass(frozen=True)
 class Architecture:
     """A network one can ask for by name, with the width that suits small images."""
@@ -126,6 +154,11 @@ class Architecture:
 ARCHITECTURES = {
     "alexnet": Architecture("AlexNet-style", alexnet, small_width=0.25),
     "vgg16": Architecture("VGG-16", vgg16, small_width=0.25),
+}
+NETWORKS: dict[str, Callable[..., ConvolutionalNetwork]] = {
+    "alexnet": alexnet,
+    "vgg16": vgg16,
+    "classifier": classifier,
 }
 
 

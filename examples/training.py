@@ -23,6 +23,14 @@ from torch import Tensor, nn
 from adntn_torch.training import parameter_groups, rate_factor, read_checkpoint, save_checkpoint
 from data import Dataset
 
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A number that becomes small, from images, labels and what the network returns."""
+
+
+def cross_entropy(images: Tensor, labels: Tensor, outputs: Tensor) -> Tensor:
+    """Return the mean cross entropy of logits."""
+    return nn.functional.cross_entropy(outputs, labels)
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -105,6 +113,7 @@ def train(
     resume: bool,
     stop: Stop,
     on_step: Callable[[int, float, float], None] = lambda step, loss, seconds: None,
+    objective: Objective = cross_entropy,
 ) -> Trained:
     """Train a network in place and return its history.
 
@@ -113,6 +122,7 @@ def train(
         checkpoint: file that holds the state after every epoch, and at the step where `stop` was requested.
         resume: whether to go on from `checkpoint` where it belongs to this job.
         on_step: called with the steps done, the last loss and the seconds spent so far.
+        objective: what becomes small.
 
     Raises:
         InterruptedRunError
@@ -141,7 +151,7 @@ def train(
         images = augmented(images, dataset.shift, dataset.mirror, _generator(recipe.seed, "shift", progress.step))
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * rate_factor(progress.step, steps, rising)
-        loss = _step(network, optimiser, images, labels, recipe)
+        loss = _step(network, optimiser, (images, labels), recipe, objective)
         progress.step += 1
         progress.loss_sum += loss
         progress.diverged = not math.isfinite(loss)
@@ -185,12 +195,17 @@ def augmented(images: Tensor, shift: int, mirror: bool, generator: torch.Generat
 
 
 def _step(
-    network: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, labels: Tensor, recipe: Recipe
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    batch: tuple[Tensor, Tensor],
+    recipe: Recipe,
+    objective: Objective,
 ) -> float:
     """Take one optimiser step and return the loss before it."""
+    images, labels = batch
     optimiser.zero_grad(set_to_none=True)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.autocast):
-        loss = nn.functional.cross_entropy(network(images), labels)
+        loss = objective(images, labels, network(images))
     loss.backward()  # type: ignore[no-untyped-call]
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     nn.utils.clip_grad_norm_(parameters, recipe.clip)

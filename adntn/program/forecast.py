@@ -38,6 +38,15 @@ TILES = 64
 CONTRACTED = 1.7
 #: How much more XLA's buffers were seen to take than the steps of a tile.
 COMPILED_WORK = 1.15
+#: So many numbers of its input a convolution in tiles reads at a time, or four tiles if that is more.
+PART = 2**19
+#: Seconds that convolving a part of the input with a tile takes beyond its operations: it is laid out anew.
+PART_SECONDS = 1e-3
+
+
+def part_numbers(tile: int) -> int:
+    """Return how many numbers of its input a convolution reads at a time, with tiles of so many numbers."""
+    return max(4 * tile, PART)
 
 
 def may_contract(network: Network) -> bool:
@@ -201,11 +210,16 @@ class _Tiled:
 
     def stream(self) -> Forecast:
         tiles = self._tiles
-        seconds = self.generating + self.loop * self._product(tiles)
+        product = self.loop * self._product(tiles)
+        passes = 2
+        if self.task.is_convolution:
+            product += tiles * self._parts * PART_SECONDS
+            passes = 3  # its adjoint runs the convolution again
+        seconds = self.generating + product
         if not self.task.training:
             beside = self._tile + self._copied + self._share
             return self._forecast("stream", seconds, self._work(None, beside=beside))
-        seconds += 2 * self.loop * self._product(tiles) + self.pulling_back(needs_tile=True)
+        seconds += passes * product + self.pulling_back(needs_tile=True)
         # the tile as rows, its adjoint as rows and in legs, what it adds to dL/dx or to y
         beside = 3 * self._tile + max(self._tile, self._share)
         return self._forecast("stream", seconds, self._work(needs_tile=True, beside=beside))
@@ -229,13 +243,20 @@ class _Tiled:
     def _copied(self) -> int:
         """Numbers of the tiles that x is multiplied with where they are copied: scaled, or rounded to 16 bits."""
         rounded = self.task.itemsize < self.computed_itemsize
-        scaled = self.tiling.scales and (rounded or len(self.task.network.layout.shape) != 2)
+        scaled = self.tiling.scales and (rounded or self.task.is_convolution)
         return (scaled + rounded) * self._tile
 
     @property
     def _share(self) -> int:
-        """Numbers of y that come from one tile."""
-        return self.task.rows * self.nest.tile_rows * (self.task.network.batch or 1)
+        """Numbers of y that come from one tile, and from a part of the input."""
+        return -(-self.task.rows // self._parts) * self.nest.tile_rows * (self.task.network.batch or 1)
+
+    @property
+    def _parts(self) -> int:
+        """In how many parts the input is read: more than one for convolutions only."""
+        if not self.task.is_convolution or self.task.compiled:
+            return 1
+        return max(1, self.task.rows * self.task.network.layout.shape[1] // part_numbers(self._tile))
 
     def _work(self, needs_tile: bool | None, beside: int) -> int:
         """Bytes held while tiles are made or, if `needs_tile` is no None, pulled back; without the cores.

@@ -23,8 +23,11 @@ from adntn.program.task import Forecast, ScheduleName, Task
 
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 
-#: "stream" takes a plan that holds no more than this share of the weight, if one does.
+#: "stream" and "recompute" take a plan that holds this share of the weight beyond what they must, if one does.
 LEAN = 1 / 8
+#: So many bytes may be held without a limit, even if that is more than the above or than a dense layer: a small weight
+#: in small tiles takes far longer, and saves what nobody misses.
+FEW_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,9 @@ def choose(task: Task, machine: Machine, schedule: ScheduleName = "auto", memory
         task: what is to be done.
         machine: how fast the array library is.
         schedule: "auto", or the one to take.
-        memory_limit: bytes beyond cores, x, y and their gradients; None allows "auto" what the dense layer takes, the
-            weight and (in training) its gradient, and the task's `moments`. Without one, "stream" takes the fastest
-            of the plans that hold no more than 1/8 of the weight.
+        memory_limit: bytes beyond cores, x, y and their gradients; None allows "auto" what the dense layer takes
+            (`Task.dense_bytes`). Without one, "stream" and "recompute" take the fastest of the plans that hold no more
+            than 1/8 of the weight beyond what they must. Few bytes are allowed in any case.
 
     Raises:
         ValueError, TypeError: if there is no such schedule, the network does not allow it, the limit is no positive
@@ -120,8 +123,11 @@ def choose(task: Task, machine: Machine, schedule: ScheduleName = "auto", memory
 def _allowed(task: Task, schedule: ScheduleName) -> int | None:
     """Return the bytes that a schedule may take where the user sets no limit."""
     if schedule == "auto":
-        return task.dense_bytes
-    return int(LEAN * task.weight_bytes) if schedule == "stream" else None
+        return max(task.dense_bytes, FEW_BYTES)
+    beyond = max(int(LEAN * task.weight_bytes), FEW_BYTES)
+    if schedule == "recompute":
+        return task.weight_bytes * (2 if task.training else 1) + beyond
+    return beyond if schedule == "stream" else None
 
 
 def _reason(schedule: ScheduleName, memory_limit: int | None, allowed: int | None, fitting: list[Forecast]) -> str:
@@ -129,5 +135,9 @@ def _reason(schedule: ScheduleName, memory_limit: int | None, allowed: int | Non
         return "as asked for"
     if not fitting:
         return "which takes the least memory"
-    limit = f"the limit of {allowed:,} bytes" if memory_limit is not None else f"the dense layer's {allowed:,} bytes"
+    limit = f"the dense layer's {allowed:,} bytes"
+    if memory_limit is not None:
+        limit = f"the limit of {allowed:,} bytes"
+    elif allowed == FEW_BYTES:
+        limit = f"the {allowed:,} bytes that every layer may take"
     return f"the fastest predicted within {limit}"

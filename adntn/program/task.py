@@ -66,9 +66,18 @@ class Task:
         return math.prod(self.network.layout.padded_shape) * (self.network.batch or 1) * self.itemsize
 
     @property
+    def is_convolution(self) -> bool:
+        """Whether the weight is a kernel."""
+        return len(self.network.layout.shape) > 2
+
+    @property
     def dense_bytes(self) -> int:
-        """Bytes that the dense layer takes: its weight and, in training, its gradient and the optimiser's moments."""
-        return self.weight_bytes * (2 + self.moments if self.training else 1)
+        """Bytes that the dense layer takes: its weight and, in training, its gradient and the optimiser's moments.
+
+        Libraries of convolutions lay kernels and their gradients out anew, and hold both then.
+        """
+        copies = 2 if self.is_convolution else 1
+        return self.weight_bytes * (2 * copies + self.moments if self.training else copies)
 
     @property
     def step(self) -> float:

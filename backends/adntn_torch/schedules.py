@@ -25,6 +25,7 @@ from adntn.arrays import dtype_name
 from adntn.contracting import contracted, contracted_vjp
 from adntn.materialising import materialise, materialise_back
 from adntn.network import SCALE
+from adntn.program.forecast import part_numbers
 from adntn.program.task import Forecast
 from adntn.streaming import stream, stream_back
 from adntn.tiling import LateScale, Tiling, tiling
@@ -336,6 +337,6 @@ class _Contracted(torch.autograd.Function):
 
 
 def _parts(x: Tensor, tile: Tensor) -> list[slice]:
-    """Return the examples in parts of no more numbers than a few tiles: convolutions copy what they read."""
-    step = max(1, 4 * tile.numel() // max(1, x[:1].numel()))
+    """Return the examples in parts: convolutions copy what they read."""
+    step = max(1, part_numbers(tile.numel()) // max(1, x[:1].numel()))
     return [slice(first, first + step) for first in range(0, len(x), step)]

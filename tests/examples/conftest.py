@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-NEEDED = ("torch", "rich", "sklearn", "PIL", "matplotlib", "safetensors")
+NEEDED = ("torch", "rich", "sklearn", "PIL", "matplotlib", "safetensors", "jinja2")
 collect_ignore_glob = [] if all(find_spec(library) for library in NEEDED) else ["*"]
 
 HERE = Path(__file__).parent

@@ -608,3 +608,24 @@ def test_convolutions_with_groups_do_not_stream() -> None:
         adntn_torch.ConvTranspose2d(4, 8, 3, schedule="stream")
     grouped = adntn_torch.Conv2d(4, 8, 3, groups=2, memory_limit=10**6)
     assert "stream" not in {one.schedule for one in grouped.choice(4).forecasts}
+
+
+@pytest.mark.parametrize(("channels", "size"), [(64, 32), (128, 16), (256, 8), (512, 4)])
+def test_a_convolution_is_materialised_and_streamed_in_a_few_parts(channels, size, monkeypatch):
+    topology = adntn.TTN.options(bond=16, activation="tanh")
+    layer = adntn_torch.Conv2d(channels, channels, 3, padding=1, topology=topology, seed=0)
+    choice = layer.choice(rows=100 * size**2)
+    assert choice.taken.schedule == "materialise"
+    # a dense one holds weight and gradient, and both once more as its library lays them out; or little in all
+    assert choice.taken.bytes <= max(4 * 4 * 9 * channels**2, 2**22)
+
+    calls = []
+
+    def counted(*given):
+        calls.append(given)
+        return nn.functional.conv2d(*given)
+
+    layer.schedule = "stream"
+    monkeypatch.setattr(adntn_torch.Conv2d, "convolve", staticmethod(counted))
+    layer(torch.zeros(100, channels, size, size)).sum().backward()
+    assert len(calls) < 1_100  # not one for each example and tile: each takes about a millisecond beyond its operations

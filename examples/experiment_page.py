@@ -1,0 +1,298 @@
+"""Make a page of tables, plots and sentences from the results of experiments: nothing in it is typed by hand.
+
+    python examples/experiment_page.py docs/results/paper
+
+reads `*.jsonl` in that folder, draws a plot of each experiment beside them, and fills the template
+`examples/experiments/page.md.jinja` into `docs/results/paper.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib.figure import Figure
+
+from adntn.atomic import whole_file
+from report import spread
+from run_experiments import finished
+
+TEMPLATE = Path(__file__).parent / "experiments" / "page.md.jinja"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The results of one version, from all its seeds."""
+
+    version: str
+    results: tuple[dict[str, Any], ...]
+
+    def values(self, name: str) -> list[float]:
+        """Return one number of each result."""
+        return [float(result[name]) for result in self.results]
+
+    def mean(self, name: str) -> float:
+        """Return the mean of a number over the seeds."""
+        return statistics.fmean(self.values(name))
+
+    def spread(self, name: str) -> float:
+        """Return the standard deviation of a number over the seeds; NaN where there is one."""
+        return statistics.stdev(self.values(name)) if len(self.results) > 1 else math.nan
+
+    @property
+    def stored(self) -> int:
+        """Numbers that are stored for the whole network."""
+        return int(self.results[0]["stored"])
+
+    @property
+    def stored_in_layers(self) -> int:
+        """Numbers that are stored for the replaced layers."""
+        return sum(int(layer["after"]) for layer in self.results[0]["layers"])
+
+    @property
+    def ratio(self) -> float:
+        """Weights of the replaced layers for each number stored for them; infinite where none is."""
+        before = sum(int(layer["before"]) for layer in self.results[0]["layers"])
+        return before / self.stored_in_layers if self.stored_in_layers else math.inf
+
+    @property
+    def whole_ratio(self) -> float:
+        """Parameters of the dense network for each number that is stored."""
+        return float(self.results[0]["dense_parameters"]) / self.stored
+
+
+class Experiments:
+    """The results of a folder, asked for by the names of experiments and versions: what the template sees."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._results = {path.stem: finished(path) for path in sorted(folder.glob("*.jsonl"))}
+
+    def groups(self, experiment: str, pattern: str = "") -> list[Group]:
+        """Return the versions of an experiment whose names hold a text, in the order of their first results."""
+        versions: dict[str, list[dict[str, Any]]] = {}
+        for result in self._of(experiment):
+            versions.setdefault(result["version"], []).append(result)
+        return [Group(name, tuple(results)) for name, results in versions.items() if pattern in name]
+
+    def group(self, experiment: str, version: str) -> Group:
+        """Return one version.
+
+        Raises:
+            ValueError: if there is no result of it.
+        """
+        for group in self.groups(experiment):
+            if group.version == version:
+                return group
+        raise ValueError(f"{experiment}: there is no result of {version!r}")
+
+    def conditions(self, experiment: str) -> str:
+        """Return how the numbers of an experiment were made: epochs, images, seeds, libraries."""
+        results = self._of(experiment)
+        first = results[0]
+        recipe = first["declaration"]["recipe"]
+        seeds = sorted({result["seed"] for result in results})
+        versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+        return (
+            f"{first['dataset']}. {recipe['epochs']} epochs in batches of {recipe['batch']}"
+            f"{', products in bfloat16' if recipe['autocast'] else ''}; rates {recipe['rate']:g}, of cores "
+            f"{recipe['core_rate']:g}; seeds {', '.join(map(str, seeds))}; a thread each; {versions}. "
+            f"Training accuracy is that on the first {min(first['images'], 10_000):,} images."
+        )
+
+    def table(self, experiment: str, pattern: str = "") -> str:
+        """Return a table with a row for each version."""
+        rows = [
+            "| version | stored in the layers | ratio | stored in all | train | test | s an epoch | peak memory |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        ]
+        for group in self.groups(experiment, pattern):
+            layers = group.results[0]["layers"]
+            cells = (
+                group.version + (" (diverged)" if any(result["diverged"] for result in group.results) else ""),
+                f"{group.stored_in_layers:,}" if layers else "",
+                _ratio(group.ratio) if layers else "",
+                f"{group.stored:,}",
+                _percent(group, "train_accuracy"),
+                _percent(group, "test_accuracy"),
+                f"{group.mean('seconds_per_epoch'):.0f}" if group.mean("seconds_per_epoch") else "",
+                f"{group.mean('peak_memory') / 2**30:.2f} GiB",
+            )
+            rows.append(f"| {' | '.join(cells)} |")
+        return "\n".join(rows)
+
+    def test(self, experiment: str, version: str) -> str:
+        """Return the test accuracy of a version, with the standard deviation over its seeds."""
+        return _percent(self.group(experiment, version), "test_accuracy")
+
+    def above(self, experiment: str, version: str, other: str) -> str:
+        """Return by how many points a version's test accuracy is above another's, such as "+1.2" or "-0.3"."""
+        first, second = (self.group(experiment, name).mean("test_accuracy") for name in (version, other))
+        return f"{100 * (first - second):+.1f}"
+
+    def plot(self, experiment: str, title: str) -> str:
+        """Draw test accuracy against the numbers stored, beside the results; return the picture for the page."""
+        path = self.folder / f"{experiment}.png"
+        figure = drawn(self.groups(experiment), title)
+        with whole_file(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=150)
+        return f"![{title}]({self.folder.name}/{path.name})"
+
+    def layer_table(self, network: str) -> str:
+        """Return what each layer of an ImageNet network stores, by `measure_layers.py`: ratios of TTN; aTTN; MERA."""
+        rows = [row for row in self._of("imagenet-layers") if row["network"] == network]
+        bonds = sorted({row["bond"] for row in rows})
+        lines = [
+            f"| layer | weights | {' | '.join(f'ratio, bond {bond}' for bond in bonds)} | W made, in copies of it |",
+            f"|---|---:|{'---:|' * (len(bonds) + 1)}",
+        ]
+        for layer in dict.fromkeys(row["layer"] for row in rows):
+            these = [row for row in rows if row["layer"] == layer]
+            ratios = ["; ".join(f"{row['ratio']:,.0f}" for row in these if row["bond"] == bond) for bond in bonds]
+            times = [row["relative"] for row in these]
+            cells = (
+                f"{layer}, {' x '.join(map(str, these[0]['shape']))}",
+                f"{these[0]['weights']:,}",
+                *ratios,
+                f"{min(times):.1f} to {max(times):.1f}",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    def fit_table(self) -> str:
+        """Return how near generators come to each trained kernel, by `measure_layers.py`: relative error (ratio)."""
+        rows = self._of("imagenet-fits")
+        versions = list(dict.fromkeys(row["version"] for row in rows))
+        lines = [f"| layer | {' | '.join(versions)} |", f"|---|{'---:|' * len(versions)}"]
+        for layer in dict.fromkeys(row["layer"] for row in rows):
+            cells = [f"{row['relative_error']:.3f} ({row['ratio']:,.0f})" for row in rows if row["layer"] == layer]
+            lines.append(f"| {layer} | {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    def ratios(self, network: str) -> str:
+        """Return the range of ratios over all layers and topologies of an ImageNet network."""
+        ratios = [row["ratio"] for row in self._of("imagenet-layers") if row["network"] == network]
+        return f"{min(ratios):,.0f} to {max(ratios):,.0f}"
+
+    def _of(self, experiment: str) -> list[dict[str, Any]]:
+        if not self._results.get(experiment):
+            raise ValueError(f"{self.folder} has no results of {experiment!r}; there are {', '.join(self._results)}")
+        return self._results[experiment]
+
+
+def drawn(groups: Sequence[Group], title: str) -> Figure:
+    """Return a figure of test accuracies against the numbers stored in all, named at the right."""
+    figure = Figure(figsize=(8.5, 4.8), layout="constrained")
+    panel = figure.add_subplot(title=title, xlabel="numbers stored for the network", ylabel="test accuracy, %")
+    panel.set_xscale("log")
+    heights = [100 * group.mean("test_accuracy") for group in groups]
+    for group, height in zip(groups, heights, strict=True):
+        error = 100 * group.spread("test_accuracy")
+        colour = colour_of(group.version)
+        panel.errorbar(
+            max(1, group.stored),
+            height,
+            yerr=None if math.isnan(error) else error,
+            fmt="o",
+            color=colour,
+            markerfacecolor="white" if "frozen" in group.version else colour,
+            markersize=6,
+            capsize=2,
+        )
+    low, high = min(heights), max(heights)
+    margin = max(1.0, 0.06 * (high - low))
+    panel.set_ylim(low - margin, high + margin)
+    panel.grid(alpha=0.3)
+    panel.spines[["top", "right"]].set_visible(False)
+    _name(panel, groups, heights)
+    return figure
+
+
+def colour_of(version: str) -> str:
+    """Return the colour of a version: that of its topology, black for dense ones, grey for narrow ones."""
+    colours = {
+        "TTN": "tab:blue",
+        "aTTN": "tab:orange",
+        "AugmentedTTN": "tab:orange",
+        "MERA": "tab:green",
+        "Brickwall": "tab:red",
+        "tensor train": "tab:purple",
+        "low rank": "tab:brown",
+        "small": "tab:grey",
+    }
+    return next((colour for name, colour in colours.items() if version.startswith(name)), "black")
+
+
+def _name(panel: Any, groups: Sequence[Group], heights: Sequence[float]) -> None:
+    """Write the names in a column on the right, each joined to its mark by a thin line."""
+    bottom, top = panel.get_ylim()
+    ordered = sorted(zip(heights, groups, strict=True), key=lambda pair: pair[0])
+    places = spread([height for height, _ in ordered], (top - bottom) / 26, bottom, top)
+    for (height, group), place in zip(ordered, places, strict=True):
+        panel.annotate(
+            f"{group.version}  {height:.1f}",
+            xy=(max(1, group.stored), height),
+            xytext=(1.03, (place - bottom) / (top - bottom)),
+            textcoords="axes fraction",
+            color=colour_of(group.version),
+            fontsize="x-small",
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": colour_of(group.version), "linewidth": 0.4, "alpha": 0.4},
+            annotation_clip=False,
+        )
+
+
+def _ratio(value: float) -> str:
+    return "a seed" if math.isinf(value) else f"{value:,.0f}"
+
+
+def _percent(group: Group, name: str) -> str:
+    deviation = group.spread(name)
+    value = f"{100 * group.mean(name):.1f}"
+    return f"{value} %" if math.isnan(deviation) else f"{value} ± {100 * deviation:.1f} %"
+
+
+def page(folder: Path, template: Path) -> str:
+    """Return the page that a template makes of the results in a folder; pictures are drawn beside them.
+
+    Raises:
+        ValueError: if the template asks for results that are not there.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    return environment.get_template(template.name).render(results=Experiments(folder))
+
+
+def main(given: Iterable[str] | None = None) -> int:
+    """Run the command line and return the exit status: 0, or 2 where results are missing."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("folder", type=Path, help="folder with the results; the page is written beside it")
+    parser.add_argument("--template", type=Path, default=TEMPLATE, help="default: %(default)s")
+    arguments = parser.parse_args(None if given is None else list(given))
+    try:
+        text = page(arguments.folder, arguments.template)
+        with whole_file(arguments.folder.with_suffix(".md")) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except (ValueError, OSError, jinja2.TemplateError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

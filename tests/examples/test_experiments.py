@@ -1,0 +1,290 @@
+"""Experiments: what a file declares is what is built, trained, resumed and shown."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import adntn
+import experiment_page
+import run_experiments
+from adntn_torch import generated_layers
+from data import load_data, read_dataset, write_dataset
+from experiment import Experiment, read_experiment
+from experiment_jobs import Summed, build, dense_network, place
+from networks import parameter_count
+
+ROOT = Path(run_experiments.__file__).parents[1]
+DECLARED = sorted((ROOT / "examples" / "experiments").glob("*.toml"))
+HEAD = """
+title = "A look"
+data = "digits"
+network = { name = "classifier", hidden = 32 }
+seeds = [0, 1]
+images = 100
+test_images = 50
+[recipe]
+epochs = 1
+batch = 20
+"""
+VERSIONS = {
+    "dense": "",
+    "{topology}": """
+generate = { "classifier.[03]" = "{topology},bond=2,activation=tanh" }
+each = { topology = ["TTN", "MERA"] }
+""",
+    "two TTN": """
+generate = { "classifier.3" = "TTN,bond=2" }
+copies = 2
+""",
+    "TTN, frozen": """
+generate = { "classifier.[03]" = "TTN,bond=2,activation=tanh" }
+frozen = true
+""",
+    "dense, frozen": 'frozen = ["classifier.[03]"]',
+    "small": """
+as_large_as = "TTN"
+narrow = ["hidden"]
+""",
+    "pruned": """
+after = "dense"
+prune = ["classifier.[03]"]
+keep = 0.1
+recipe = { epochs = 1 }
+""",
+    "int8": """
+after = "dense"
+int8 = true
+recipe = { epochs = 0 }
+""",
+    "fitted and taught": """
+generate = { "classifier.3" = "TTN,bond=2" }
+after = "dense"
+fit = 2
+teacher = "dense"
+seeds = [0]
+""",
+}
+NAMES = ["dense", "TTN", "MERA", *list(VERSIONS)[2:]]
+
+
+def text(versions: dict[str, str] = VERSIONS, head: str = HEAD) -> str:
+    return head + "".join(f'\n[[versions]]\nname = "{name}"\n{rest}\n' for name, rest in versions.items())
+
+
+def declared(folder: Path, content: str) -> Path:
+    file = folder / "look.toml"
+    file.write_text(content, encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    return read_experiment(declared(tmp_path_factory.mktemp("declared"), text()))
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an experiment that was run as a user runs it."""
+    folder = tmp_path_factory.mktemp("ran")
+    file = declared(folder, text())
+    command = [sys.executable, "examples/run_experiments.py", str(file), "--out", str(folder / "out")]
+    command += ["--work", str(folder / "work"), "--jobs", "2"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=500, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return folder
+
+
+@pytest.mark.parametrize("file", DECLARED, ids=[file.stem for file in DECLARED])
+def test_every_experiment_that_ships_can_be_built(file, tmp_path):
+    experiment = read_experiment(file)
+    small = load_data(images=20, test_images=10)
+    colours, size = {"digits": (1, 8), "cifar-10": (3, 32), "cifar-10 features": (512, 1)}[experiment.data]
+    images = torch.zeros(20, colours, size, size)
+    dataset = read_dataset_of(small, images, tmp_path)
+    for version in experiment.versions:
+        if not version.needs and not version.as_large_as:
+            assert version.generate or version.frozen or not version.rules
+            network = dense_network(experiment, dataset)
+            for pattern, options in version.rules.items():
+                layers = [layer for name, layer in network.named_modules() if Path(name).match(pattern)]
+                shapes = {tuple(layer.weight.shape) for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)}
+                assert shapes
+                assert all(options(shape).parameters > 0 for shape in shapes)
+
+
+def read_dataset_of(small, images, folder):
+    from dataclasses import replace  # noqa: PLC0415
+
+    write_dataset(replace(small, train_images=images, test_images=images[:10].clone()), folder / "data.safetensors")
+    return read_dataset(folder / "data.safetensors")
+
+
+def test_a_data_set_comes_back_from_its_file_as_it_was(tmp_path):
+    dataset = load_data(images=20, test_images=10)
+    write_dataset(dataset, tmp_path / "data.safetensors")
+    found = read_dataset(tmp_path / "data.safetensors")
+    assert str(found) == str(dataset)
+    for name, value in vars(dataset).items():
+        other = getattr(found, name)
+        assert torch.equal(other, value) if isinstance(value, torch.Tensor) else other == value
+
+
+def test_a_version_is_made_for_every_combination_and_those_that_others_need_come_first(experiment):
+    assert [version.name for version in experiment.versions] == NAMES
+    jobs = [(version.name, seed) for version, seed in experiment.jobs()]
+    assert len(jobs) == len(set(jobs)) == 2 * len(NAMES) - 1
+    assert jobs.index(("dense", 0)) < jobs.index(("pruned", 0))
+    assert experiment.version("MERA").rules == {"classifier.[03]": adntn.MERA.options(bond=2, activation="tanh")}
+
+
+def test_versions_store_what_they_say(experiment, tmp_path):
+    dataset = load_data(images=100, test_images=50)
+    dense = 64 * 32 + 32 * 32 + 32 * 10 + 32 + 32 + 10
+    assert parameter_count(dense_network(experiment, dataset)) == dense
+    kept = {name: build(experiment, experiment.version(name), 0, dataset, tmp_path) for name in NAMES[:7]}
+    generated = adntn.TTN((32, 64), bond=2).parameters + adntn.TTN((32, 32), bond=2).parameters
+    rest = 32 * 10 + 32 + 32 + 10
+    assert kept["dense"].stored == dense
+    assert kept["TTN"].stored == generated + rest
+    assert kept["two TTN"].stored == 2 * adntn.TTN((32, 32), bond=2).parameters + 64 * 32 + rest
+    assert kept["TTN, frozen"].stored == kept["dense, frozen"].stored == rest
+    small = kept["small"].network
+    assert kept["small"].stored == parameter_count(small) >= kept["TTN"].stored
+    narrower = dense_network(
+        experiment, dataset, sizes={"hidden": small.get_submodule("classifier.0").out_features - 1}
+    )
+    assert parameter_count(narrower) < kept["TTN"].stored
+
+
+def test_a_sum_of_generators_begins_with_the_deviation_of_one(experiment, tmp_path):
+    dataset = load_data(images=100, test_images=50)
+    dense = dense_network(experiment, dataset, 0)
+    network = build(experiment, experiment.version("two TTN"), 0, dataset, tmp_path).network
+    summed = network.get_submodule("classifier.3")
+    assert isinstance(summed, Summed)
+    first, second = generated_layers(summed).values()
+    assert not torch.equal(first.weight, second.weight)
+    inputs = torch.randn(5, 32)
+    wanted = inputs @ (first.weight + second.weight).T + first.bias
+    torch.testing.assert_close(summed(inputs), wanted)
+    deviation = float((first.weight + second.weight).std())
+    assert math.isclose(deviation, float(dense.get_submodule("classifier.3").weight.std()), rel_tol=0.15)
+
+
+def test_every_job_has_a_result_and_the_same_command_runs_nothing_twice(ran, capsys, monkeypatch):
+    results = [json.loads(line) for line in (ran / "out" / "look.jsonl").read_text("utf-8").splitlines()]
+    assert {(result["version"], result["seed"]) for result in results} == {
+        (name, seed) for name in NAMES for seed in (0, 1) if (name, seed) != ("fitted and taught", 1)
+    }
+    by_name = {result["version"]: result for result in results}
+    assert by_name["int8"]["stored"] < by_name["dense"]["stored"] / 3
+    assert by_name["pruned"]["layers"][0]["ratio"] == pytest.approx(10, rel=0.01)
+    assert all(0 <= result["test_accuracy"] <= 1 and result["peak_memory"] > 2**25 for result in results)
+    monkeypatch.setattr(run_experiments, "keep_freed_memory", lambda: None)
+    given = [str(ran / "look.toml"), "--out", str(ran / "out"), "--work", str(ran / "work"), "--list"]
+    assert run_experiments.main(given) == 0
+    assert capsys.readouterr().out == ""
+    assert run_experiments.main([*given, "--again", "--versions", "T*", "--seeds", "1"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["look: TTN, seed 1", "look: TTN, frozen, seed 1"]
+
+
+def test_results_of_another_declaration_are_neither_kept_nor_lost(ran, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run_experiments, "keep_freed_memory", lambda: None)
+    file = declared(tmp_path, text().replace("bond=2", "bond=3"))
+    before = (ran / "out" / "look.jsonl").read_bytes()
+    assert run_experiments.main([str(file), "--out", str(ran / "out"), "--work", str(ran / "work")]) == 2
+    assert "'TTN', seed 0, was made as the file said before" in capsys.readouterr().err
+    assert (ran / "out" / "look.jsonl").read_bytes() == before
+
+
+def test_an_interrupted_run_goes_on_and_ends_with_the_numbers_of_an_undisturbed_one(ran, tmp_path):
+    file = declared(tmp_path, text({"dense": ""}, HEAD.replace("epochs = 1", "epochs = 400").replace("[0, 1]", "[0]")))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def command(folder: str) -> list[str]:
+        places = ["--out", str(tmp_path / folder), "--work", str(tmp_path / folder / "work")]
+        return [sys.executable, "examples/run_experiments.py", str(file), *places]
+
+    with subprocess.Popen(command("cut"), cwd=ROOT, env=environment) as process:
+        checkpoint = tmp_path / "cut" / "work" / "look" / f"{place('dense', 0)}.checkpoint.pt"
+        for _ in range(600):
+            if checkpoint.exists() or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=120) == 130
+    assert checkpoint.exists()
+    assert not (tmp_path / "cut" / "look.jsonl").exists()
+    for folder in ("cut", "whole"):
+        subprocess.run(command(folder), cwd=ROOT, check=True, timeout=300, env=environment)
+    cut, whole = (json.loads((tmp_path / folder / "look.jsonl").read_text("utf-8")) for folder in ("cut", "whole"))
+    assert cut["losses"] == whole["losses"]
+    assert cut["test_accuracy"] == whole["test_accuracy"]
+
+
+def test_a_page_is_made_of_results(ran, tmp_path, capsys):
+    template = tmp_path / "page.md.jinja"
+    template.write_text(
+        "{{ results.conditions('look') }}\n{{ results.table('look') }}\n{{ results.plot('look', 'A look') }}\n"
+        "{{ results.test('look', 'TTN') }} {{ results.above('look', 'dense', 'TTN') }}\n"
+    )
+    assert experiment_page.main([str(ran / "out"), "--template", str(template)]) == 0
+    page = (ran / "out.md").read_text("utf-8")
+    results = [json.loads(line) for line in (ran / "out" / "look.jsonl").read_text("utf-8").splitlines()]
+    accuracies = [100 * result["test_accuracy"] for result in results if result["version"] == "TTN"]
+    mean, half = sum(accuracies) / 2, abs(accuracies[0] - accuracies[1]) / 2**0.5
+    assert f"{mean:.1f} ± {half:.1f} %" in page
+    assert "1 epochs in batches of 20" in page
+    assert "![A look](out/look.png)" in page
+    assert (ran / "out" / "look.png").stat().st_size > 10_000
+    template.write_text("{{ results.test('look', 'nothing') }}")
+    assert experiment_page.main([str(ran / "out"), "--template", str(template)]) == 2
+    assert "there is no result of 'nothing'" in capsys.readouterr().err
+
+
+BAD = {
+    "no TOML": ("title = ", "is no TOML file"),
+    "unknown key": (text({"dense": "colour = 1"}), "version: unknown 'colour'; known are after,"),
+    "unknown data": (text({"dense": ""}, HEAD.replace("digits", "faces")), "data must be one of 'digits'"),
+    "unknown network": (text({"dense": ""}, HEAD.replace("classifier", "lenet")), "name must be one of alexnet"),
+    "unknown topology": (text({"a": 'generate = { "*" = "Tree" }'}), "version 'a', generate: wants PATTERN=TOPOLOGY"),
+    "unknown recipe": (text({"a": "recipe = { speed = 1 }"}), "speed"),
+    "missing version": (text({"a": 'after = "b"'}), "there is no version 'b', but 'a'"),
+    "after itself generated": (
+        text({"a": 'generate = { "*" = "TTN" }', "b": 'after = "a"'}),
+        "begins after 'a', which is not a dense one",
+    ),
+    "frozen nothing": (text({"a": "frozen = true"}), "frozen = true needs generate"),
+    "twice": (text({"a": ""}) + '[[versions]]\nname = "a"\n', "two versions have the name 'a'"),
+    "half a pruning": (text({"a": 'prune = ["*"]'}), "prune needs a keep between 0 and 1"),
+    "half a narrowing": (text({"a": 'narrow = ["hidden"]'}), "as_large_as and narrow go together"),
+    "fit to nothing": (text({"a": 'generate = { "*" = "TTN" }\nfit = 3'}), "fit needs after"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), BAD.values(), ids=BAD.keys())
+def test_a_bad_declaration_is_refused_with_the_reason(tmp_path, capsys, content, message):
+    file = declared(tmp_path, content)
+    with pytest.raises(ValueError, match=r"look\.toml") as caught:
+        read_experiment(file)
+    assert message in str(caught.value)
+    assert run_experiments.main([str(file), "--out", str(tmp_path / "out"), "--list"]) == 2
+    assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("data", "message"), [("cifar-10", "give --data PATH"), ("cifar-10 features", "give --data")])
+def test_missing_data_are_asked_for_before_anything_runs(tmp_path, capsys, data, message):
+    file = declared(tmp_path, text({"dense": ""}, HEAD.replace('"digits"', f'"{data}"')))
+    assert run_experiments.main([str(file), "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
