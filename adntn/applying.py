@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from adntn.arrays import (
     ITEMSIZES,
@@ -22,8 +23,8 @@ from adntn.contracting import contracted, contracted_vjp
 from adntn.machine import machine_of
 from adntn.materialising import can_be_kept, materialise, materialise_back
 from adntn.network import SCALE
-from adntn.program.forecast import ScheduleName, Task
 from adntn.program.schedule import Choice, checked_schedule, choose, rounded
+from adntn.program.task import ScheduleName, Task
 from adntn.streaming import stream, stream_back, turned
 from adntn.tiling import Tiling, tiling
 
@@ -49,7 +50,8 @@ def applied(
     elif choice.taken.schedule == "contract":
         product = contracted(generator, cores, matrix)
     elif written:  # tile by tile: nothing larger than the weight is held
-        product = _times(matrix, generator.weight(cores, out=empty(generator.shape, cores[SCALE])))
+        tiles = tiling(generator.network, generator.paths, choice.taken.plan)
+        product = _times(matrix, _made(generator, {name: detached(core) for name, core in cores.items()}, tiles))
     else:
         product = _times(matrix, generator.weight_of(cores))
     return _like(product, generator, x)
@@ -82,18 +84,27 @@ def applied_vjp(
     return _like(product, generator, x), pullback
 
 
-def tiled_vjp(generator: Generator, cores: Mapping[str, Array]) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
+def tiled_vjp(
+    generator: Generator, cores: Mapping[str, Array], tiles: Tiling
+) -> tuple[Array, Callable[[Array], dict[str, Array]]]:
     """Return the same as `Generator.vjp`, keeping nothing but the cores: the pullback makes each tile again."""
-    weight = generator.weight(cores, out=empty(generator.shape, cores[SCALE]))
     kept = {name: detached(core) for name, core in cores.items()}
 
     def pullback(weight_bar: Array) -> dict[str, Array]:
         generator.check_weight_bar(weight_bar, kept)
         dtype, prepared = generator.prepared(kept)
-        gradients = generator.tiling(prepared).pull_back_weight(prepared, detached(weight_bar))
+        gradients = tiles.pull_back_weight(prepared, detached(weight_bar))
         return {name: as_dtype(gradients[name], dtype) for name in kept}
 
-    return weight, pullback
+    return _made(generator, kept, tiles), pullback
+
+
+def _made(generator: Generator, cores: Mapping[str, Array], tiles: Tiling) -> Array:
+    """Return the weight, made in these tiles."""
+    _, prepared = generator.prepared(cores)
+    weight = empty(generator.shape, cores[SCALE])
+    tiles.write(prepared, weight)
+    return weight
 
 
 def _named(schedule: ScheduleName, memory_limit: int | None, written: bool) -> ScheduleName:
@@ -120,6 +131,8 @@ def _as_matrix(generator: Generator, cores: Mapping[str, Array], x: Array) -> Ar
     if len(generator.network.layout.shape) != 2:
         raise ValueError(f"apply needs a matrix (out, in), but this generator's shape is {generator.shape}")
     features, batch = generator.shape[-1], generator.network.batch
+    if not hasattr(x, "shape"):
+        raise TypeError(f"x must be an array of the cores' library, got {type(x).__name__}")
     if len(x.shape) == 0 or x.shape[-1] != features:
         raise ValueError(f"x must have the shape (..., {features}), got {tuple(x.shape)}")
     if batch is not None and (len(x.shape) < 2 or x.shape[0] != batch):
@@ -171,18 +184,21 @@ def _kept(tiles: Tiling, cores: Mapping[str, Array], matrix: Array) -> tuple[Arr
 def _materialised(
     generator: Generator, cores: Mapping[str, Array], matrix: Array, choice: Choice
 ) -> tuple[Array, Pullback]:
-    functions = namespace_of([matrix])
-    if choice.taken.schedule == "materialise" and can_be_written(matrix):
-        _, prepared = generator.prepared(cores)
-        if can_be_kept(generator.network, dtype_name(matrix)):
-            return _kept(tiling(generator.network, generator.paths, choice.taken.plan), prepared, matrix)
-    weight, pull_weight = generator.vjp(cores)
-    kept: dict[str, Any] = {} if choice.taken.schedule == "recompute" else {"weight": weight}
+    functions, recomputes = namespace_of([matrix]), choice.taken.schedule == "recompute"
+    make = partial(generator.vjp, cores)
+    if can_be_written(matrix):
+        tiles = tiling(generator.network, generator.paths, choice.taken.plan)
+        if not recomputes and can_be_kept(generator.network, dtype_name(matrix)):
+            return _kept(tiles, cores, matrix)
+        make = partial(tiled_vjp, generator, cores, tiles)
+    made = make()
+    kept = None if recomputes else made
 
     def pull(product_bar: Array) -> tuple[Array, dict[str, Array]]:
-        again = kept["weight"] if kept else generator.weight_of(cores)
-        x_bar = functions.matmul(product_bar, functions.conj(again))
+        weight, pull_weight = make() if kept is None else kept
+        x_bar = functions.matmul(product_bar, functions.conj(weight))
+        del weight  # before its adjoint is made
         weight_bar = functions.matmul(turned(product_bar, functions), functions.conj(matrix))
         return x_bar, pull_weight(weight_bar)
 
-    return _times(matrix, weight), pull
+    return _times(matrix, made[0]), pull

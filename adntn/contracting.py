@@ -10,11 +10,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from adntn.arrays import SHORT_DTYPES, Array, as_dtype, dtype_name, namespace_of, padded
-from adntn.program.contract import Halves, halves, slab_rows
-from adntn.program.forecast import LARGEST
+from adntn.arrays import SHORT_DTYPES, Array, as_dtype, dtype_name, namespace_of
+from adntn.program.contract import LARGEST, Halves, halves, slab_rows
 from adntn.program.ir import Program, Tensor
 from adntn.program.run import run
+from adntn.transposing import padded
 
 if TYPE_CHECKING:
     from adntn.generator import Generator
@@ -154,7 +154,7 @@ class _Call:
         size, whole = (sizes[dimension] for sizes in (self.network.layout.shape, self.network.layout.padded_shape))
         shape = (*self.shape[:-1], size)
         if not parts:
-            return self.functions.reshape(self.x, shape)  # no rows, no numbers
+            return as_dtype(self.functions.reshape(self.x, shape), self.dtype)  # no rows, no numbers
         shaped = [self.functions.reshape(part, (*self.lead, -1, whole)) for part in parts]
         together = shaped[0] if len(shaped) == 1 else self.functions.concatenate(shaped, len(self.lead))
         return as_dtype(self.functions.reshape(together[..., :size], shape), self.dtype)

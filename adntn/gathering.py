@@ -17,7 +17,7 @@ import autoray
 from adntn import pieces
 from adntn.arrays import SHORT_DTYPES, Array, as_dtype, check_alike, dtype_name, namespace_of, zeros_in_rows
 from adntn.network import SCALE, Network
-from adntn.program.forecast import LARGEST
+from adntn.program.contract import LARGEST
 from adntn.program.gather import Lookup, lookup, slab_tokens
 from adntn.program.ir import Tensor
 from adntn.program.path import Paths

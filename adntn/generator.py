@@ -30,13 +30,14 @@ from adntn.machine import machine, machine_of
 from adntn.network import SCALE, Network
 from adntn.parts import Parts, parts_of
 from adntn.program.adjoint import Adjoint, adjoint
-from adntn.program.forecast import ScheduleName, Task, best_plan
+from adntn.program.forecast import best_plan
 from adntn.program.ir import Program
 from adntn.program.lower import choose_paths, lower
 from adntn.program.path import Paths
 from adntn.program.run import run
 from adntn.program.schedule import checked_schedule, choose
 from adntn.program.tangent import Tangent, tangent
+from adntn.program.task import ScheduleName, Task
 from adntn.report import Report, report
 from adntn.second_order import weight_and_tangent
 from adntn.shapes import Assembly
@@ -327,7 +328,7 @@ class Generator:
         """
         self.check(cores)
         if math.prod(self.shape) >= TILED and can_be_written(cores[SCALE]):
-            return tiled_vjp(self, cores)
+            return tiled_vjp(self, cores, self.tiling(self.prepared(cores)[1]))
         weight, residuals = self.forward(cores)
         return weight, lambda weight_bar: self.pullback(residuals, cores, weight_bar)
 

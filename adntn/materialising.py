@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from adntn.arrays import SHORT_DTYPES, Array, Namespace, empty, namespace_of
-from adntn.network import SCALE, Network
+from adntn.network import Network
 from adntn.streaming import turned
-from adntn.tiling import Overlap, Tiling
+from adntn.tiling import LateScale, Tiling
 
 #: dL/dW is made for so many rows at a time, or an eighth of them if that is less; or for one tile, if that is more.
 SLAB_ROWS = 512
@@ -36,8 +36,7 @@ def materialise(tiling: Tiling, cores: Mapping[str, Array], x: Array, out: Array
     functions = namespace_of([x])
     tiling.write(cores, kept, scaled=False)
     functions.matmul(x, turned(kept, functions), out=out)
-    if tiling.scales:
-        tiling.scaled(out, cores[SCALE], out=out)
+    LateScale(tiling, cores).multiply(out)
 
 
 def materialise_back(
@@ -51,26 +50,22 @@ def materialise_back(
         kept: what `materialise` has written.
         x_bar: an array of the shape of x.
     """
-    functions = namespace_of([x])
-    overlap = Overlap(tiling, cores)
+    functions, scale = namespace_of([x]), LateScale(tiling, cores)
     if x_bar is not None:
-        functions.matmul(out_bar, functions.conj(kept), out=x_bar)
-        if tiling.scales:  # <dL/dW, tiles> = <dL/d(out) times the tiles, x>
-            overlap.add(x_bar, x)
+        functions.matmul(functions.conj(out_bar), kept, out=x_bar)  # the conjugate of W would be as large as W
+        if functions.is_complex:
+            x_bar[...] = functions.conj(x_bar)
+        scale.meet(x_bar, x)
+        scale.multiply(x_bar, adjoint=True)
     bars = _bars(tiling, x, out_bar, functions)
 
     def adjoint_of(rows: slice, _: None) -> Array:
         bar = next(bars)
-        if x_bar is None and tiling.scales:
-            overlap.add(bar, kept[rows])
+        if x_bar is None:
+            scale.meet(bar, kept[rows])
         return bar
 
-    gradients = tiling.pull_back(cores, adjoint_of, needs_tile=False, made_before=kept)
-    if not tiling.scales:
-        return gradients
-    if x_bar is not None:
-        tiling.scaled(x_bar, functions.conj(cores[SCALE]), out=x_bar)
-    return tiling.through_scale(cores, gradients, overlap.total)
+    return scale.gradients(tiling.pull_back(cores, adjoint_of, needs_tile=False, made_before=kept))
 
 
 def slab_tiles(tiling: Tiling) -> int:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from adntn.arrays import Array, Namespace, Transposition, padded, transposition
+from adntn.arrays import Array, Namespace
+from adntn.transposing import Transposition, padded, transposition
 
 Order = Literal["split", "interleaved"]
 

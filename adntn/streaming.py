@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from adntn.arrays import Array, Namespace, as_dtype, dtype_name, namespace_of
 from adntn.network import SCALE
-from adntn.tiling import Overlap, Tiling
+from adntn.tiling import LateScale, Tiling
 
 
 def stream(tiling: Tiling, cores: Mapping[str, Array], x: Array, out: Array) -> None:
@@ -28,8 +28,8 @@ def stream(tiling: Tiling, cores: Mapping[str, Array], x: Array, out: Array) -> 
         weight = tile if late else tiling.as_weight(tile, cores[SCALE])
         product = functions.matmul(x, turned(as_dtype(weight, dtype_name(x)), functions))
         out[..., rows] = product
-    if late and tiling.scales:
-        tiling.scaled(out, cores[SCALE], out=out)
+    if late:
+        LateScale(tiling, cores).multiply(out)
 
 
 def stream_back(
@@ -44,8 +44,8 @@ def stream_back(
             bits.
     """
     functions = namespace_of([x])
-    computed, late = dtype_name(cores[SCALE]), _scales_late(tiling, cores, x)
-    overlap = Overlap(tiling, cores) if tiling.scales and not (late and x_bar is not None) else None
+    computed, late, scale = dtype_name(cores[SCALE]), _scales_late(tiling, cores, x), LateScale(tiling, cores)
+    meets_tiles = scale.is_there and (x_bar is None or not late)
 
     def adjoint_of(rows: slice, tile: Array | None) -> Array:
         arriving = out_bar[..., rows]
@@ -53,18 +53,15 @@ def stream_back(
             weight = tile if late else tiling.as_weight(tile, cores[SCALE])
             _add_product(x_bar, arriving, functions.conj(as_dtype(weight, dtype_name(x))), functions)
         bar = as_dtype(functions.matmul(turned(arriving, functions), functions.conj(x)), computed)
-        if overlap is not None and tile is not None:
-            overlap.add(bar, tile)
+        if meets_tiles:
+            scale.meet(bar, tile)
         return bar
 
-    gradients = tiling.pull_back(cores, adjoint_of, needs_tile=x_bar is not None or overlap is not None)
-    if not tiling.scales:
-        return gradients
-    found = overlap or Overlap(tiling, cores)
-    if overlap is None and x_bar is not None:  # <dL/dW, tiles> = <dL/d(out) times the tiles, x>
-        found.add(x_bar, x)
-        tiling.scaled(x_bar, functions.conj(cores[SCALE]), out=x_bar)
-    return tiling.through_scale(cores, gradients, found.total)
+    gradients = tiling.pull_back(cores, adjoint_of, needs_tile=x_bar is not None or meets_tiles)
+    if x_bar is not None and not meets_tiles:
+        scale.meet(x_bar, x)
+        scale.multiply(x_bar, adjoint=True)
+    return scale.gradients(gradients)
 
 
 def _scales_late(tiling: Tiling, cores: Mapping[str, Array], x: Array) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from adntn.arrays import Array, Namespace, as_dtype, dtype_name, namespace_of, padded
+from adntn.arrays import Array, Namespace, as_dtype, dtype_name, namespace_of
 from adntn.network import SCALE, Network
 from adntn.program.ir import Pointwise, Program
 from adntn.program.lower import GROUP_INPUT, Sweep, lower, row_legs
@@ -17,6 +17,7 @@ from adntn.program.path import Paths
 from adntn.program.tangent import tangent
 from adntn.program.tiles import Tiles
 from adntn.shapes import Assembly
+from adntn.transposing import padded
 
 
 @dataclass(frozen=True)
@@ -145,21 +146,6 @@ class Tiling:
         before = None if made_before is None else known
         return self._tiles(cores, functions).pull_back(in_legs, needs_tile, before)
 
-    def through_scale(
-        self, cores: Mapping[str, Array], gradients: Mapping[str, Array], overlap: Array
-    ) -> dict[str, Array]:
-        """Return dL/d(core) for every core where the scale comes last.
-
-        Args:
-            cores: as for `generate`.
-            gradients: from `pull_back`, with dL/dW in the place of dL/d(tile).
-            overlap: sum of dL/dW conj(tile) over all tiles, for each weight of the batch.
-        """
-        functions = namespace_of(cores.values())
-        factor = functions.conj(cores[SCALE])
-        scaled = {name: self.scaled(gradient, factor) for name, gradient in gradients.items()}
-        return {**scaled, SCALE: functions.reshape(overlap, factor.shape)}
-
     def pull_back_weight(self, cores: Mapping[str, Array], weight_bar: Array) -> dict[str, Array]:
         """Return dL/d(core) for every core, given dL/dW; of W no more than a tile is made.
 
@@ -167,20 +153,14 @@ class Tiling:
             cores: as for `pull_back`.
             weight_bar: dL/dW as a whole, of any number type.
         """
-        computed = dtype_name(cores[SCALE])
-        if not self.scales:
-            return self.pull_back(
-                cores, lambda rows, _: as_dtype(weight_bar[self._index(rows)], computed), needs_tile=False
-            )
-        overlap = Overlap(self, cores)
+        computed, scale = dtype_name(cores[SCALE]), LateScale(self, cores)
 
-        def adjoint_of(rows: slice, tile: Array) -> Array:
+        def adjoint_of(rows: slice, tile: Array | None) -> Array:
             bar = as_dtype(weight_bar[self._index(rows)], computed)
-            overlap.add(bar, tile)
+            scale.meet(bar, tile)
             return bar
 
-        gradients = self.pull_back(cores, adjoint_of)
-        return self.through_scale(cores, gradients, overlap.total)
+        return scale.gradients(self.pull_back(cores, adjoint_of, needs_tile=scale.is_there))
 
     def _tiles(self, cores: Mapping[str, Array], functions: Namespace) -> Tiles:
         return Tiles(self.nest, cores, functions, self.network.layout.shape[0])
@@ -207,23 +187,43 @@ class Tiling:
         return tile if self._is_whole(rows) else tile[(*self._index(slice(0, rows.stop - rows.start)), ...)]
 
 
-class Overlap:
-    """The sum of bar conj(tile) over tiles, for each weight of the batch: the gradient of a scale that comes last.
+class LateScale:
+    """The scale of a weight where it comes last, so that tiles are made without; where it does not, nothing is done.
 
     Attributes:
-        total: the sum so far, of shape (batch, 1, 1).
+        is_there: whether it comes last.
     """
 
     def __init__(self, tiling: Tiling, cores: Mapping[str, Array]) -> None:
+        self.is_there = tiling.scales
+        self._tiling, self._scale = tiling, cores[SCALE]
         self._functions = namespace_of(cores.values())
         self._count = tiling.network.batch or 1
-        self.total: Array = self._functions.zeros_like(self._functions.reshape(cores[SCALE], (self._count, 1, 1)))
+        self._overlap: Array = self._functions.zeros_like(self._functions.reshape(self._scale, (self._count, 1, 1)))
 
-    def add(self, bar: Array, tile: Array) -> None:
-        """Add what two arrays of the same shape have in common."""
-        functions = self._functions
-        row = functions.reshape(bar, (self._count, 1, -1))
-        self.total = self.total + functions.matmul(row, functions.conj(functions.reshape(tile, (self._count, -1, 1))))
+    def multiply(self, array: Array, *, adjoint: bool = False) -> None:
+        """Multiply an array by the scale, or by its conjugate for an adjoint, in place."""
+        if self.is_there:
+            factor = self._functions.conj(self._scale) if adjoint else self._scale
+            self._tiling.scaled(array, factor, out=array)
+
+    def meet(self, bar: Array, array: Array | None) -> None:
+        """Add bar conj(array), summed for each weight of the batch, to the scale's gradient.
+
+        Over all calls that is to be dL/dW times the tiles, or dL/dx without the scale times x, which is the same.
+        """
+        if self.is_there:
+            functions = self._functions
+            row, column = functions.reshape(bar, (self._count, 1, -1)), functions.reshape(array, (self._count, -1, 1))
+            self._overlap = self._overlap + functions.matmul(row, functions.conj(column))
+
+    def gradients(self, gradients: dict[str, Array]) -> dict[str, Array]:
+        """Return dL/d(core) for every core, the scale too, given those from dL/dW in the place of dL/d(tile)."""
+        if not self.is_there:
+            return gradients
+        factor = self._functions.conj(self._scale)
+        scaled = {name: self._tiling.scaled(gradient, factor) for name, gradient in gradients.items()}
+        return {**scaled, SCALE: self._functions.reshape(self._overlap, factor.shape)}
 
 
 @lru_cache(maxsize=256)

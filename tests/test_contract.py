@@ -139,6 +139,14 @@ def test_results_have_the_number_type_of_what_was_given(dtype: str) -> None:
     check(found, through_the_weight(generator, own, own_x, own_bar), tolerance(wide) + EPSILON[dtype])
 
 
+def test_no_rows_have_the_number_type_that_rows_have() -> None:
+    generator = adntn.TTN((12, 10), bond=2)
+    cores = generator.init(seed=0, dtype="float16")
+    y, pullback = contracted_vjp(generator, cores, np.ones((0, 10), "float16"))
+    x_bar, gradients = pullback(y)
+    assert {array.dtype.name for array in (y, x_bar, *gradients.values())} == {"float16"}
+
+
 @pytest.mark.parametrize("lead", [(), (2, 3), (0,), (2, 0)])
 def test_leading_axes_are_kept(library: str, lead: tuple[int, ...]) -> None:
     generator = adntn.TTN((16, 11), bond=2)
@@ -201,7 +209,7 @@ def test_an_activation_after_the_last_level_is_refused(name: str) -> None:
     generator = TOPOLOGIES[name]("tanh")(SHAPE)
     x, _ = rows_of(generator, 0)
     for use in (contracted, contracted_vjp):
-        with pytest.raises(ValueError, match=r'activation tanh stands after.*last_activation="identity".*"stream"'):
+        with pytest.raises(ValueError, match=r'needs last_activation="identity", but tanh stands after .*"stream"'):
             use(generator, generic_cores(generator), x)
 
 

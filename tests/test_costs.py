@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tracemalloc
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import OBJECTS, measured
 from matrix import ONLY_THAT_SHAPE, SHAPE, TOPOLOGIES
 
 import adntn
@@ -23,8 +23,6 @@ from adntn.tiling import Plan, tiling
 
 Topology = Callable[[str], adntn.Options]
 
-#: What Python's own objects (views, tuples, dictionaries) may take besides the arrays.
-OBJECTS = 2**18
 #: How far above what is measured a prediction of memory may be; most of it is room for pointwise functions.
 LOOSE = 1.6
 PLANS = [Plan(1, 4, 64), Plan(3, 16, 1), Plan(4, 4, 1)]
@@ -95,17 +93,6 @@ def test_adjoints_ask_for_the_products_that_are_predicted(topology: Topology, pl
 def pointwise(program: Program) -> int:
     """Operations of the steps that are no products of matrices."""
     return sum(step.out.size for step in program.steps if not isinstance(step, Contract) or step.form.kind == "scalar")
-
-
-def measured(function: Callable[[], Any]) -> int:
-    """The most bytes that NumPy and Python hold beyond what is there before."""
-    function()  # what is made once, and Python's lists of free objects
-    tracemalloc.start()
-    try:
-        function()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 LARGE = [name for name in TOPOLOGIES if name not in ONLY_THAT_SHAPE and "batch" not in name]

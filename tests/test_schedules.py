@@ -10,13 +10,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import generic_cores, in_library, needs, random_array, reference_weight, relative_error, tolerance
+from helpers import (
+    OBJECTS,
+    generic_cores,
+    in_library,
+    measured,
+    needs,
+    random_array,
+    reference_weight,
+    relative_error,
+    tolerance,
+)
 from matrix import SHAPE
 
 import adntn
 from adntn.machine import DEFAULT, cache_file, forget
-from adntn.program.forecast import Task
 from adntn.program.schedule import Choice, choose
+from adntn.program.task import Task
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +135,27 @@ def test_auto_takes_no_more_than_the_dense_layer(
             assert choose(task, DEFAULT).taken.bytes <= copies * task.weight_bytes * (2 if training else 1)
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "complex64"])
+@pytest.mark.parametrize("schedule", ["materialise", "recompute", "stream"])
+def test_no_schedule_holds_more_than_its_limit(schedule: Any, dtype: str, training: bool) -> None:
+    generator = adntn.TTN((1024, 1024), bond=2, activation="sin", last_activation="sin")
+    cores, x = generator.init(seed=0, dtype=dtype), np.ones((8, 1024), dtype)
+
+    def run(limit: int) -> None:
+        if training:
+            y, pullback = generator.apply_vjp(cores, x, schedule=schedule, memory_limit=limit)
+            pullback(y)
+        else:
+            generator.apply(cores, x, schedule=schedule, memory_limit=limit)
+
+    with pytest.raises(ValueError, match="the least that works is ") as error:
+        run(1)
+    limit = int(str(error.value).rpartition("works is ")[2].partition(" ")[0].replace(",", ""))
+    theirs = (2 if training else 1) * x.nbytes + OBJECTS
+    assert measured(lambda: run(limit)) < limit + theirs
+
+
 def test_a_choice_says_what_was_taken_why_and_what_others_would_cost() -> None:
     made = choose(Task(LARGE.network), DEFAULT)
     assert isinstance(made, Choice)
@@ -150,6 +181,12 @@ def test_bad_requests_are_named(arguments: dict[str, Any], error: type[Exception
     for use in (LARGE.apply, LARGE.apply_vjp):
         with pytest.raises(error, match=words):
             use(LARGE.init(), x, **arguments)
+
+
+def test_rows_that_are_no_array_are_named() -> None:
+    for use in (LARGE.apply, LARGE.apply_vjp):
+        with pytest.raises(TypeError, match="x must be an array of the cores' library, got list"):
+            use(LARGE.init(), [[1.0] * 1024])
 
 
 @pytest.mark.parametrize("library", ["jax", "array_api_strict"])

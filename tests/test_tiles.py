@@ -29,7 +29,7 @@ from adntn.arrays import namespace
 from adntn.network import SCALE
 from adntn.program.pool import Pool
 from adntn.program.tiles import Tiles
-from adntn.tiling import Overlap, Plan, Tiling, tiling
+from adntn.tiling import LateScale, Plan, Tiling, tiling
 
 Topology = Callable[[str], adntn.Options]
 Cores = dict[str, Any]
@@ -60,18 +60,18 @@ def pulled_back(tiles: Tiling, cores: Cores, weight_bar: Any, needs_tile: bool, 
     if tiles.scales and not needs_tile:  # the scale's own gradient needs the tiles
         return tiles.pull_back_weight(cores, weight_bar)
     seen = []
-    overlap = Overlap(tiles, cores)
+    scale = LateScale(tiles, cores)
 
     def adjoint_of(rows: slice, tile: Any) -> Any:
         seen.append(tile is not None)
         bar = weight_bar[(*(slice(None),) * tiles.lead, rows)]
         if tile is not None:
-            overlap.add(bar, tile)
+            scale.meet(bar, tile)
         return bar
 
-    gradients = tiles.pull_back(cores, adjoint_of, needs_tile, made_before)
+    gradients = scale.gradients(tiles.pull_back(cores, adjoint_of, needs_tile, made_before))
     assert set(seen) == {needs_tile}
-    return tiles.through_scale(cores, gradients, overlap.total) if tiles.scales else gradients
+    return gradients
 
 
 def untiled(generator: adntn.Generator, cores: Cores, weight_bar: Any) -> Cores:

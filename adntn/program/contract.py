@@ -20,6 +20,28 @@ from adntn.program.path import Paths, quick_path
 
 #: From so many rows it is seen how large the results of many rows are.
 FEW_ROWS = 32
+#: The most numbers that a result in between holds where x is contracted in slabs of rows.
+LARGEST = 2**19
+
+
+def why_not_contract(network: Network) -> str:
+    """Return what keeps x from going into the cores, in words; "" if nothing does."""
+    last = network.levels[-1].activation
+    if not last.is_identity:
+        return f'needs last_activation="identity", but {last} stands after the last level; "stream" forms no weight'
+    if len(network.layout.shape) != 2:
+        return f"needs a matrix (out, in), but the weight's shape is {network.layout.shape}"
+    return ""
+
+
+def check_contracts(network: Network) -> None:
+    """Check that x can go into the cores.
+
+    Raises:
+        ValueError: if an activation stands after the last level, or the weight is no matrix.
+    """
+    if reason := why_not_contract(network):
+        raise ValueError(f'schedule "contract" {reason}')
 
 
 @lru_cache(maxsize=256)
@@ -115,7 +137,7 @@ def _even(rows: int, most: int) -> int:
 
 @lru_cache(maxsize=256)
 def _planned(network: Network, rows: int, paths: Paths) -> Program:
-    _check(network)
+    check_contracts(network)
     first, batch = network.first_linear_level, batch_legs(network)
     before = lower_levels(network, paths)[:first]
     state = [before[-1].state] if before else []
@@ -140,19 +162,6 @@ def _planned(network: Network, rows: int, paths: Paths) -> Program:
     steps: list[Step] = [step for level in before for step in level.steps]
     steps += [Contract(factors[place], smallest, scale), *contract_along(factors, path, y, batch, names)]
     return Program((*inputs, scale, x), tuple(steps), (y,))
-
-
-def _check(network: Network) -> None:
-    if len(network.layout.shape) != 2:
-        raise ValueError(
-            f'schedule="contract" needs a matrix (out, in), but the weight\'s shape is {network.layout.shape}'
-        )
-    last = network.levels[-1].activation
-    if not last.is_identity:
-        raise ValueError(
-            f'schedule="contract" needs a weight that is linear in its last cores, but the activation {last} stands'
-            ' after the last level; take last_activation="identity", or schedule="stream"'
-        )
 
 
 def joined(state: Iterable[Leg], levels: Iterable[Level]) -> tuple[list[tuple[str, tuple[Leg, ...]]], tuple[Leg, ...]]:

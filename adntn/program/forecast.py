@@ -9,26 +9,22 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
-from typing import Literal
 
-from adntn.arrays import Transposition
 from adntn.machine import Machine
 from adntn.materialising import slab_tiles
 from adntn.network import Network
 from adntn.program.adjoint import adjoint
-from adntn.program.contract import FEW_ROWS, halves, slab_rows
+from adntn.program.contract import FEW_ROWS, LARGEST, halves, slab_rows, why_not_contract
 from adntn.program.cost import cost, nest_adjoint_cost, nest_cost
 from adntn.program.ir import Pointwise
 from adntn.program.lower import lower
 from adntn.program.nest import Nest
 from adntn.program.path import Paths
-from adntn.program.seconds import STEP, nest_adjoint_seconds, nest_seconds, program_seconds, transposing_seconds
+from adntn.program.seconds import nest_adjoint_seconds, nest_seconds, program_seconds, transposing_seconds
+from adntn.program.task import Forecast, ScheduleName, Task
 from adntn.tiling import Plan, Tiling, tiling
+from adntn.transposing import Transposition
 
-ScheduleName = Literal["auto", "materialise", "recompute", "stream", "contract"]
-
-#: The most numbers that a result in between holds where x is contracted in slabs of rows.
-LARGEST = 2**19
 #: A product with a tile of m rows takes 1 + EDGE / m times what its operations take at best.
 EDGE = 16
 #: How much longer the steps of a compiled loop take: XLA runs those of `jax.lax.scan` one after another, on one thread.
@@ -48,110 +44,9 @@ PART = 2**19
 PART_SECONDS = 1e-3
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a layer is to do.
-
-    Attributes:
-        network: what generates its weight.
-        paths: the contraction paths that the user has chosen.
-        rows: how many vectors (or places of a convolution) the weight is multiplied with.
-        training: whether gradients are wanted.
-        itemsize: bytes of a number.
-        streams: whether the layer can take its weight in tiles of rows.
-        contracts: whether it can hand x to the cores.
-        compiled: whether a compiler runs the steps, as XLA does: the weight is then made in one piece where it is made
-            as a whole, no step takes Python's time, and steps in loops over tiles take longer than others.
-        keeps: whether the layer multiplies a matrix with x and can keep it as it was made for the backward pass, where
-            its adjoint is then never whole (`adntn.materialising`).
-        moments: how many numbers an optimiser keeps for each of a dense layer's, where they count as memory that
-            "auto" may take; Adam keeps two.
-    """
-
-    network: Network
-    paths: Paths = ()
-    rows: int = 1
-    training: bool = True
-    itemsize: int = 4
-    streams: bool = True
-    contracts: bool = True
-    compiled: bool = False
-    keeps: bool = False
-    moments: int = 0
-
-    @property
-    def out_features(self) -> int:
-        """Rows of the weight."""
-        return self.network.layout.shape[0] * (self.network.batch or 1)
-
-    @property
-    def in_features(self) -> int:
-        """Columns of the weight."""
-        return math.prod(self.network.layout.shape[1:])
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the weight."""
-        return self.out_features * self.in_features * self.itemsize
-
-    @property
-    def padded_bytes(self) -> int:
-        """Bytes of the weight with the rows and columns that are cut off at the end."""
-        return math.prod(self.network.layout.padded_shape) * (self.network.batch or 1) * self.itemsize
-
-    @property
-    def is_convolution(self) -> bool:
-        """Whether the weight is a kernel."""
-        return len(self.network.layout.shape) > 2
-
-    @property
-    def dense_bytes(self) -> int:
-        """Bytes that the dense layer takes: its weight and, in training, its gradient and the optimiser's moments.
-
-        Libraries of convolutions lay kernels and their gradients out anew, and hold both then.
-        """
-        copies = 2 if self.is_convolution else 1
-        return self.weight_bytes * (2 * copies + self.moments if self.training else copies)
-
-    @property
-    def step(self) -> float:
-        """Seconds that running a step takes beyond the array library's own call."""
-        return 0.0 if self.compiled else STEP
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a schedule would take.
-
-    Attributes:
-        schedule: its name.
-        seconds: predicted for a forward pass and, in training, a backward pass.
-        bytes: the most held beyond cores, x, y and their gradients.
-        plan: how the weight is cut into tiles.
-    """
-
-    schedule: ScheduleName
-    seconds: float
-    bytes: int
-    plan: Plan
-
-    def __str__(self) -> str:
-        return f"{self.schedule}: {self.seconds * 1e3:,.2f} ms predicted, {self.bytes:,} bytes"
-
-
 def part_numbers(tile: int) -> int:
     """Return how many numbers of its input a convolution reads at a time, with tiles of so many numbers."""
     return max(4 * tile, PART)
-
-
-def why_not_contract(network: Network) -> str:
-    """Return what keeps x from going into the cores, in words; "" if nothing does."""
-    last = network.levels[-1].activation
-    if not last.is_identity:
-        return f'needs last_activation="identity", but {last} stands after the last level; "stream" forms no weight'
-    if len(network.layout.shape) != 2:
-        return f"needs a matrix (out, in), but the weight's shape is {network.layout.shape}"
-    return ""
 
 
 def may_contract(network: Network) -> bool:
@@ -322,7 +217,8 @@ class _Tiled:
             passes = 3  # its adjoint runs the convolution again
         seconds = self.generating + product
         if not self.task.training:
-            return self._forecast("stream", seconds, self._work(None, beside=self._tile + self._share))
+            beside = self._tile + self._copied + self._share
+            return self._forecast("stream", seconds, self._work(None, beside=beside))
         seconds += passes * product + self.pulling_back(needs_tile=True)
         # the tile as rows, its adjoint as rows and in legs, what it adds to dL/dx or to y
         beside = 3 * self._tile + max(self._tile, self._share)
@@ -342,6 +238,13 @@ class _Tiled:
     def _tile(self) -> int:
         """Numbers of a tile."""
         return self.nest.tile.size
+
+    @property
+    def _copied(self) -> int:
+        """Numbers of the tiles that x is multiplied with where they are copied: scaled, or rounded to 16 bits."""
+        rounded = self.task.itemsize < self.computed_itemsize
+        scaled = self.tiling.scales and (rounded or self.task.is_convolution)
+        return (scaled + rounded) * self._tile
 
     @property
     def _share(self) -> int:

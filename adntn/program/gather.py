@@ -13,17 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
-from adntn.arrays import Array, Transposition, transposition
+from adntn.arrays import Array
 from adntn.machine import Machine
 from adntn.network import SCALE, Leg, Network
 from adntn.program.adjoint import Adjoint, adjoint
-from adntn.program.contract import joined, resized
-from adntn.program.forecast import LARGEST
+from adntn.program.contract import LARGEST, joined, resized
 from adntn.program.ir import Contract, Pointwise, Program, Step, Tensor
 from adntn.program.lower import batch_legs, core_legs, lower, lower_levels, row_legs
 from adntn.program.path import Paths, quick_path
 from adntn.program.seconds import STEP, program_seconds
 from adntn.shapes import Assembly, Layout
+from adntn.transposing import Transposition, transposition
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from adntn.arrays import Transposition
 from adntn.program.ir import Contract, Pointwise, Program
 from adntn.program.nest import Nest, Read, Stage
+from adntn.transposing import Transposition
 
 #: Arrays of an argument's size that a pointwise function holds in between, at most, besides its result.
 WORKSPACE = 4

@@ -12,11 +12,11 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from adntn.arrays import Transposition
 from adntn.network import Leg
 from adntn.program.ir import Contract, Tensor
 from adntn.program.matrix_form import Legs, matrix_form
 from adntn.program.path import Path
+from adntn.transposing import Transposition
 
 #: How many partial orders are kept from one step to the next.
 BEAM = 12

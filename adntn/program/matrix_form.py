@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from adntn.arrays import Array, Namespace, Transposition, transposition
+from adntn.arrays import Array, Namespace
 from adntn.network import Leg
+from adntn.transposing import Transposition, transposition
 
 Legs = tuple[Leg, ...]
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
-from adntn.arrays import Array, Namespace, Transposition, padded, transposition
+from adntn.arrays import Array, Namespace
 from adntn.network import Leg
 from adntn.program.adjoint import Adjoint, adjoint
 from adntn.program.ir import Contract, Pointwise, Program, Step, Tensor
+from adntn.transposing import Transposition, padded, transposition
 
 
 @dataclass(frozen=True)

@@ -17,22 +17,16 @@ from functools import lru_cache
 from typing import get_args
 
 from adntn.machine import Machine
-from adntn.network import Network
-from adntn.program.forecast import (
-    Forecast,
-    ScheduleName,
-    Task,
-    contracted_forecast,
-    forecasts,
-    why_not_contract,
-)
+from adntn.program.contract import check_contracts
+from adntn.program.forecast import contracted_forecast, forecasts
+from adntn.program.task import Forecast, ScheduleName, Task
 
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 
 #: "stream" and "recompute" take a plan that holds this share of the weight beyond what they must, if one does.
 LEAN = 1 / 8
-#: So many bytes may be held without a limit, even if that is more than the above or than a dense layer: a small weight in
-#: small tiles takes far longer, and saves what nobody misses.
+#: So many bytes may be held without a limit, even if that is more than the above or than a dense layer: a small weight
+#: in small tiles takes far longer, and saves what nobody misses.
 FEW_BYTES = 4 * 2**20
 
 
@@ -59,7 +53,12 @@ def rounded(rows: int) -> int:
 
     >>> rounded(0), rounded(1), rounded(33)
     (1, 1, 64)
+
+    Raises:
+        ValueError: if that is no number of rows.
     """
+    if not hasattr(rows, "__index__") or rows < 0:
+        raise ValueError(f"rows must be an integer, and not negative, got {rows!r}")
     return 1 << max(rows - 1, 0).bit_length()
 
 
@@ -81,16 +80,6 @@ def checked_schedule(schedule: str, memory_limit: int | None) -> ScheduleName:
     return name
 
 
-def check_contracts(network: Network) -> None:
-    """Check that x can go into the cores.
-
-    Raises:
-        ValueError: if an activation stands after the last level, or the weight is no matrix.
-    """
-    if reason := why_not_contract(network):
-        raise ValueError(f'schedule "contract" {reason}')
-
-
 @lru_cache(maxsize=4096)
 def choose(task: Task, machine: Machine, schedule: ScheduleName = "auto", memory_limit: int | None = None) -> Choice:
     """Return the schedule for a task: the named one, or the fastest within the limit.
@@ -104,9 +93,10 @@ def choose(task: Task, machine: Machine, schedule: ScheduleName = "auto", memory
             than 1/8 of the weight beyond what they must. Few bytes are allowed in any case.
 
     Raises:
-        ValueError: if the network does not allow the schedule, or nothing fits into the limit; the error names the
-            least that would.
+        ValueError, TypeError: if there is no such schedule, the network does not allow it, the limit is no positive
+            number of bytes, or nothing fits into it; the error names the least that would.
     """
+    checked_schedule(schedule, memory_limit)
     if schedule == "contract":
         check_contracts(task.network)
     if (schedule == "stream" and not task.streams) or (schedule == "contract" and not task.contracts):
@@ -116,8 +106,6 @@ def choose(task: Task, machine: Machine, schedule: ScheduleName = "auto", memory
     if schedule == "contract" and all(one.schedule != "contract" for one in every):
         every = (*every, contracted_forecast(task, machine))
     named = [one for one in every if schedule in {"auto", one.schedule}]
-    if not named:
-        raise ValueError(f"schedule {schedule!r} does not suit this layer: its weight cannot be taken in tiles of rows")
     fitting = [one for one in named if allowed is None or one.bytes <= allowed]
     if not fitting and memory_limit is not None:
         least = min(named, key=lambda one: one.bytes)

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 
 from adntn import Generator
 from adntn.arrays import namespace_of
-from adntn.program.contract import FEW_ROWS, halves, slab_rows
-from adntn.program.forecast import LARGEST
+from adntn.program.contract import FEW_ROWS, LARGEST, halves, slab_rows
 from adntn.program.run import run
 from adntn_jax.tiles import wide
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from adntn import Generator
 from adntn.gathering import gathered as looked_up
 from adntn.gathering import slabs_of
-from adntn.program.forecast import LARGEST
+from adntn.program.contract import LARGEST
 from adntn_jax.engines import JAX
 
 #: How rows come to be: looked up one by one, or from the whole table.

@@ -9,8 +9,9 @@ from adntn import Generator
 from adntn.arrays import ITEMSIZES, SHORT_DTYPES
 from adntn.generator import TILED
 from adntn.machine import machine
-from adntn.program.forecast import ScheduleName, Task
-from adntn.program.schedule import Choice, check_contracts, checked_schedule, choose
+from adntn.program.contract import check_contracts
+from adntn.program.schedule import Choice, checked_schedule, choose
+from adntn.program.task import ScheduleName, Task
 from adntn_jax.engines import JAX
 
 #: Numbers that Adam, with which networks are trained in JAX, keeps for each of a dense layer's.

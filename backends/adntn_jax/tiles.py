@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy
 
-from adntn.arrays import SHORT_DTYPES, namespace_of, transposition
+from adntn.arrays import SHORT_DTYPES, namespace_of
 from adntn.network import SCALE
 from adntn.program.adjoint import Adjoint
 from adntn.program.ir import Tensor
@@ -26,6 +26,7 @@ from adntn.program.lower import row_legs
 from adntn.program.nest import Nest, Read
 from adntn.program.run import run
 from adntn.tiling import Tiling
+from adntn.transposing import transposition
 from adntn_jax.again import any_number, made_again
 
 Arrays = Mapping[str, jax.Array]

@@ -20,7 +20,7 @@ from rich.text import Text
 from torch import nn
 
 from adntn.backends import Differentiation
-from adntn.program.forecast import ScheduleName
+from adntn.program.task import ScheduleName
 from adntn.topologies.layers import TopologyOptions
 from adntn_torch.attention import MultiheadAttention
 from adntn_torch.batched import BatchedLinear

@@ -185,10 +185,9 @@ class _TiledAdjoint(torch.autograd.Function):
     @staticmethod
     def forward(generator: Generator, tiles: Tiling, *cores: Tensor) -> Tensor:
         _, prepared = generator.prepared(dict(zip(generator.core_shapes, cores, strict=True)))
-        weight = next(iter(prepared.values())).new_empty(generator.shape)
+        weight = cores[0].new_empty(generator.shape)
         tiles.write(prepared, weight)
-        rounded: Tensor = weight.to(cores[0].dtype)
-        return rounded
+        return weight
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

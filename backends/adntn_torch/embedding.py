@@ -17,6 +17,7 @@ from adntn.machine import machine_of
 from adntn.network import SCALE
 from adntn.program.gather import is_worth_it
 from adntn.program.schedule import checked_schedule, rounded
+from adntn.tiling import Plan
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_torch.differentiate import first_derivatives, without_autocast
 from adntn_torch.gather_op import gather_rows, registered
@@ -139,8 +140,8 @@ class Embedding(GeneratedLayer):
         elif not there:
             raise IndexError(f"indices must be from 0 to {self.num_embeddings - 1}, the last row of the table")
 
-    def _generated(self) -> Tensor:
-        table = super()._generated()
+    def _generated(self, plan: Plan | None = None) -> Tensor:
+        table = super()._generated(plan)
         if self.padding_idx is None:
             return table
         return table.index_fill(0, torch.tensor([self.padding_idx], device=table.device), 0)

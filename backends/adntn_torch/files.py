@@ -21,7 +21,7 @@ from adntn.backends import Differentiation
 from adntn.files import Contents, FormatError, Weight, opened, write
 from adntn.files.file import CORES, WEIGHT, in_library, on_host
 from adntn.files.values import fields, named, shown
-from adntn.program.forecast import ScheduleName
+from adntn.program.task import ScheduleName
 from adntn_torch.adapters.adapted import Adapted, adapted_layers, unmerge_layer, weight_name
 from adntn_torch.attention import PROJECTIONS
 from adntn_torch.choose import shortened, some

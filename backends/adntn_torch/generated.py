@@ -18,12 +18,14 @@ from adntn import Generator
 from adntn.backends import Differentiation, checked_differentiation
 from adntn.generator import TILED
 from adntn.machine import machine_of
-from adntn.program.forecast import ScheduleName, Task
-from adntn.program.schedule import Choice, check_contracts, checked_schedule, choose, rounded
+from adntn.program.contract import check_contracts
+from adntn.program.schedule import Choice, checked_schedule, choose, rounded
+from adntn.program.task import ScheduleName, Task
+from adntn.tiling import Plan, Tiling, tiling
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator_of
 from adntn_torch.differentiate import generate, prepare
 from adntn_torch.engine import engine as engine_of
-from adntn_torch.schedules import is_traced
+from adntn_torch.schedules import is_traced, recomputed
 from adntn_torch.spares import SPARES
 from adntn_torch.spread import Spread
 
@@ -135,16 +137,32 @@ class GeneratedLayer(nn.Module):
         """The bias, if the layer adds it itself."""
         return self.bias if self.spread is None or self.spread.adds_bias else None
 
-    def _generated(self) -> Tensor:
-        cores = self._cores_here()
-        tiles = self._generator_here.tiling(cores) if self._is_tiled() else None
-        return generate(self._generator_here, cores, self.differentiation, self._engine, tiles)
+    def _generated(self, plan: Plan | None = None) -> Tensor:
+        """Return the weight, made from the cores: in the tiles of a plan, or as is best where there is none."""
+        return self._generated_from(self._cores_here(), plan)
 
-    def _weight_and_bias(self) -> tuple[Tensor, Tensor | None]:
-        """Return both in one number type, for a product of torch."""
+    def _generated_from(self, cores: Mapping[str, Tensor], plan: Plan | None) -> Tensor:
+        return generate(self._generator_here, cores, self.differentiation, self._engine, self._tiles(plan))
+
+    def _tiles(self, plan: Plan | None) -> Tiling | None:
+        generator = self._generator_here
+        if plan is not None and (self.memory_limit is not None or self._is_tiled()):
+            return tiling(generator.network, generator.paths, plan)
+        return generator.tiling(dict(self.cores.items())) if self._is_tiled() else None
+
+    def _recomputed(self, product: Callable[[Tensor, Tensor, Tensor | None], Tensor], x: Tensor, plan: Plan) -> Tensor:
+        """Return product(x, weight, bias), of which nothing but x is kept: the backward pass makes the weight again.
+
+        It takes the cores of now: `torch.func.functional_call` has put the layer's own back by then.
+        """
+        cores, bias = self._cores_here(), self._bias_here
+        return recomputed(lambda x: product(x, self._generated_from(cores, plan), bias), x, cores)
+
+    def _weight_and_bias(self, plan: Plan | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return both in one number type, for a product of torch; the weight is made as `_generated` does."""
         weight, bias = self.frozen_weight, self._bias_here
         if weight is None:
-            return self._generated(), bias
+            return self._generated(plan), bias
         if self.training and not is_traced() and self._learns():
             warnings.warn(
                 f"a frozen {type(self).__name__} runs in training mode, but its cores learn nothing: unfreeze() it to"

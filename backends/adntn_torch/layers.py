@@ -17,16 +17,14 @@ from torch.nn import functional
 from adntn.arrays import dtype_name
 from adntn.backends import Differentiation
 from adntn.materialising import can_be_kept
-from adntn.program.forecast import ScheduleName
-from adntn.program.schedule import Choice
-from adntn.tiling import tiling
+from adntn.program.task import ScheduleName
+from adntn.tiling import Plan, tiling
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_torch.generated import GeneratedLayer
 from adntn_torch.schedules import (
     contracted_linear,
     materialised_linear,
     multiplied_in,
-    recomputed,
     streamed_convolution,
     streamed_linear,
 )
@@ -106,24 +104,23 @@ class Linear(GeneratedLayer):
         if self.frozen_weight is not None:
             return functional.linear(x, *self._weight_and_bias())
         choice = self._scheduled(x, math.prod(x.shape[:-1]))
+        plan = None if choice is None else choice.taken.plan
         if choice is None or choice.taken.schedule == "materialise":
-            y = self._with_kept_weight(x, choice)
-            return functional.linear(x, *self._weight_and_bias()) if y is None else y
+            y = self._with_kept_weight(x, plan)
+            return functional.linear(x, *self._weight_and_bias(plan)) if y is None else y
         if choice.taken.schedule == "recompute":
-            return recomputed(lambda x: functional.linear(x, *self._weight_and_bias()), x, dict(self.cores.items()))
+            return self._recomputed(functional.linear, x, choice.taken.plan)
         generator, cores = self._generator_here, self._cores_here()
         if choice.taken.schedule == "contract":
             return contracted_linear(generator, cores, x, self._bias_here)
         return streamed_linear(generator, choice.taken, cores, x, self._bias_here)
 
-    def _with_kept_weight(self, x: Tensor, choice: Choice | None) -> Tensor | None:
+    def _with_kept_weight(self, x: Tensor, plan: Plan | None) -> Tensor | None:
         """Return the output where the weight is made in tiles and kept for the backward pass; else None."""
-        if not (self._is_tiled() and self._learns() and self._keeps() and multiplied_in(x) == x.dtype):
+        tiles = self._tiles(plan)
+        if tiles is None or not (self._learns() and self._keeps() and multiplied_in(x) == x.dtype):
             return None
-        generator, cores = self._generator_here, self._cores_here()
-        plan = None if choice is None else choice.taken.plan
-        tiles = generator.tiling(cores) if plan is None else tiling(generator.network, generator.paths, plan)
-        return materialised_linear(generator, tiles, cores, x, self._bias_here)
+        return materialised_linear(self._generator_here, tiles, self._cores_here(), x, self._bias_here)
 
     def _keeps(self) -> bool:
         scale = self.cores["scale"]
@@ -215,10 +212,10 @@ class _Convolution(GeneratedLayer):
         choice = self._scheduled(x, x.numel() // self.in_channels)
         settings = self.stride, padding, self.dilation, self.groups
         if choice is None or choice.taken.schedule == "materialise":
-            return self.convolve(x, *self._weight_and_bias(), *settings)
+            plan = None if choice is None else choice.taken.plan
+            return self.convolve(x, *self._weight_and_bias(plan), *settings)
         if choice.taken.schedule == "recompute":
-            given = dict(self.cores.items())
-            return recomputed(lambda x: self.convolve(x, *self._weight_and_bias(), *settings), x, given)
+            return self._recomputed(lambda *given: self.convolve(*given, *settings), x, choice.taken.plan)
         tiles = tiling(self.generator.network, self.generator.paths, choice.taken.plan)
         examples = x[None] if x.dim() == len(self.kernel_size) + 1 else x
         y = streamed_convolution(

@@ -25,9 +25,10 @@ from adntn.arrays import dtype_name
 from adntn.contracting import contracted, contracted_vjp
 from adntn.materialising import materialise, materialise_back
 from adntn.network import SCALE
-from adntn.program.forecast import Forecast, part_numbers
+from adntn.program.forecast import part_numbers
+from adntn.program.task import Forecast
 from adntn.streaming import stream, stream_back
-from adntn.tiling import Overlap, Tiling, tiling
+from adntn.tiling import LateScale, Tiling, tiling
 from adntn_torch.differentiate import first_derivatives, is_forward_mode, without_autocast
 from adntn_torch.factored import Factored, factored
 from adntn_torch.fused import DTYPES, fused_linear
@@ -40,9 +41,9 @@ Product = Callable[[Tensor, Tensor], Tensor]
 
 
 def is_traced() -> bool:
-    """Return whether torch.compile traces, or a transformation of torch.func or forward mode is at work."""
+    """Return whether torch.compile or torch.jit traces, or torch.func transforms, or forward mode is at work."""
     transformed = torch._C._are_functorch_transforms_active() or is_forward_mode()
-    return torch.compiler.is_compiling() or transformed
+    return torch.compiler.is_compiling() or torch._C._is_tracing() or transformed
 
 
 def multiplied_in(tensor: Tensor) -> torch.dtype:
@@ -130,6 +131,7 @@ def materialised_linear(
 
 def contracted_linear(generator: Generator, cores: Mapping[str, Tensor], x: Tensor, bias: Tensor | None) -> Tensor:
     """Return x @ W.T + bias for x of shape (..., in), from x and the cores alone."""
+    _check_features(generator, x)
     x = x.to(_common_type(x, cores))
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *cores.values())):
         arrays = (cores[name] for name in cores)
@@ -281,7 +283,7 @@ class _StreamedConvolution(_Streamed):
         _, prepared = generator.prepared(dict(zip(ctx.names, cores, strict=True)))
         computed = prepared[SCALE].dtype  # sums of many parts lose more in 16 bits
         x_bar = torch.zeros_like(x, dtype=computed) if ctx.needs_input_grad[3] else None
-        overlap = Overlap(ctx.tiles, prepared)
+        scale = LateScale(ctx.tiles, prepared)
 
         def adjoint_of(rows: slice, tile: Tensor) -> Tensor:
             channels = ctx.tiles.as_weight(tile, prepared[SCALE]).detach().to(x.dtype).requires_grad_()
@@ -295,14 +297,11 @@ class _StreamedConvolution(_Streamed):
                 bar += shares[0]
                 if x_bar is not None:
                     x_bar[part] += shares[1]
-            if ctx.tiles.scales:
-                overlap.add(bar, tile)
+            scale.meet(bar, tile)
             return bar
 
         with without_autocast(x):
-            gradients = ctx.tiles.pull_back(prepared, adjoint_of)
-        if ctx.tiles.scales:
-            gradients = ctx.tiles.through_scale(prepared, gradients, overlap.total)
+            gradients = scale.gradients(ctx.tiles.pull_back(prepared, adjoint_of))
         bias_bar = y_bar.sum((0, *range(2, y_bar.dim()))).to(ctx.bias_dtype) if ctx.needs_input_grad[4] else None
         rounded = None if x_bar is None else x_bar.to(x.dtype)
         return None, None, None, rounded, bias_bar, *(gradients[name].to(cores[0].dtype) for name in ctx.names)

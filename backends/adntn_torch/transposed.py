@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adntn.backends import Differentiation
-from adntn.program.forecast import ScheduleName
+from adntn.program.task import ScheduleName
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_torch.generated import GeneratedLayer
 from adntn_torch.layers import Device, PaddingMode, Sizes
-from adntn_torch.schedules import recomputed
 
 
 class _TransposedConvolution(GeneratedLayer):
@@ -118,15 +117,15 @@ class _TransposedConvolution(GeneratedLayer):
             self.dilation,
         )
 
-        def product(x: Tensor) -> Tensor:
-            weight, bias = self._weight_and_bias()
-            settings = self.stride, self.padding, extra, self.groups, self.dilation
-            return self.convolve(x, weight, bias, *settings)
+        def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            return self.convolve(x, weight, bias, self.stride, self.padding, extra, self.groups, self.dilation)
 
         choice = self._scheduled(x, x.numel() // self.in_channels)
-        if choice is not None and choice.taken.schedule == "recompute":
-            return recomputed(product, x, dict(self.cores.items()))
-        return product(x)
+        if choice is None:
+            return product(x, *self._weight_and_bias())
+        if choice.taken.schedule == "recompute":
+            return self._recomputed(product, x, choice.taken.plan)
+        return product(x, *self._weight_and_bias(choice.taken.plan))
 
 
 class ConvTranspose1d(_TransposedConvolution):

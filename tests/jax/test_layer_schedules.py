@@ -15,8 +15,8 @@ from matrix import COMPILED, LAYER_TOPOLOGIES, ONLY_THAT_SHAPE, TOPOLOGIES
 
 import adntn
 from adntn.machine import DEFAULT
-from adntn.program.forecast import Task
 from adntn.program.schedule import SCHEDULES, Choice, choose
+from adntn.program.task import Task
 from adntn_jax.contracting import contracted
 from adntn_jax.schedule import scheduling
 

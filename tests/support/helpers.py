@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import tracemalloc
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -33,6 +34,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "softplus": lambda z: np.log1p(np.exp(z)),
     "sin": np.sin,
 }
+#: What Python's own objects (views, tuples, dictionaries) may take besides the arrays.
+OBJECTS = 2**18
 KINKED = ("relu", "leaky_relu", "elu")
 HOLOMORPHIC = ("identity", "tanh", "sigmoid", "silu", "sin")
 
@@ -51,6 +54,17 @@ def _lack(backend: str) -> str:
     except ImportError as error:
         return str(error)
     return ""
+
+
+def measured(function: Callable[[], Any]) -> int:
+    """The most bytes that NumPy and Python hold beyond what is there before."""
+    function()  # what is made once, and Python's lists of free objects
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def relative_error(found: Array, expected: Array) -> float:

@@ -13,6 +13,8 @@ import adntn
 import adntn_torch
 
 TANH = adntn.TTN.options(bond=2, activation="tanh", last_activation="tanh")
+#: The same with a weight that is linear in its last cores, as contracting needs.
+LINEAR_AT_LAST = adntn.TTN.options(bond=2, activation="tanh")
 
 #: The class, its arguments, and the shape of an input: weights of fewer and of more numbers than are made in one piece.
 LARGE: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
@@ -44,7 +46,11 @@ LARGE: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
 def linear(schedule: str, inputs: int = 256, outputs: int = 300, **keywords: Any) -> adntn_torch.Linear:
     """A layer whose weight, with these sizes, is made in tiles."""
     torch.manual_seed(0)  # of the bias
-    given = {"topology": TANH, "seed": 0, "dtype": torch.float64} | keywords
+    given = {
+        "topology": LINEAR_AT_LAST if schedule == "contract" else TANH,
+        "seed": 0,
+        "dtype": torch.float64,
+    } | keywords
     return adntn_torch.Linear(inputs, outputs, schedule=schedule, **given)
 
 

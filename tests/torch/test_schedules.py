@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -22,11 +23,14 @@ from torch.utils.checkpoint import checkpoint
 import adntn
 import adntn_torch
 from adntn.generator import TILED
+from adntn.program.contract import why_not_contract
 from adntn.verification.tolerance import EPSILON
 from adntn_torch.spares import SPARES
 
 #: Those that torch differentiates through functions of the library that write in place, or run twice.
 IN_PLACE = ("recompute", "stream")
+#: For tests of linear layers alone, which have all of them.
+OF_LINEAR = pytest.mark.parametrize("schedule", ["auto", "materialise", *IN_PLACE, "contract"])
 MERA = adntn.MERA.options(bond=2, mixing_activation="tanh")
 
 pytestmark = pytest.mark.usefixtures("_small_cache")
@@ -68,6 +72,13 @@ def test_every_topology_has_every_schedule(topology: adntn.Options, kind: str, s
     torch.manual_seed(0)
     layer = getattr(adntn_torch, name)(**arguments, topology=topology, schedule=schedule, seed=0, dtype=torch.float64)
     x = random(*shape)
+    assert_close(differentiated(layer, x), dense(layer, x), tolerance("float64"))
+
+
+def test_every_topology_without_an_activation_on_its_weight_can_be_contracted(topology: adntn.Options) -> None:
+    if reason := why_not_contract(topology((300, 256)).network):
+        pytest.skip(f"contracting {reason}")
+    layer, x = linear("contract", topology=topology), random(2, 3, 256)
     assert_close(differentiated(layer, x), dense(layer, x), tolerance("float64"))
 
 
@@ -115,6 +126,7 @@ def test_autocast_multiplies_in_short_numbers_in_every_schedule(kind: str, sched
         assert layer(x.half()).dtype == torch.bfloat16
 
 
+@OF_LINEAR
 @pytest.mark.parametrize("batch", [(), (0,), (1,), (2, 0, 3), (2, 1, 2)], ids=str)
 def test_x_may_have_any_batch(batch: tuple[int, ...], schedule: str) -> None:
     layer = linear(schedule)
@@ -131,6 +143,7 @@ def test_an_empty_batch_of_images_gives_zero_gradients(schedule: str) -> None:
     assert not any(tensor.any() for tensor in found.values())
 
 
+@OF_LINEAR
 def test_what_is_frozen_or_not_asked_for_gets_no_gradient(schedule: str) -> None:
     layer, x = linear(schedule), random(4, 256)
     every = differentiated(layer, x)
@@ -146,6 +159,7 @@ def test_what_is_frozen_or_not_asked_for_gets_no_gradient(schedule: str) -> None
     assert not layer(x).requires_grad
 
 
+@OF_LINEAR
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_inference_has_the_same_outputs(context: Callable[[], Any], schedule: str) -> None:
     layer, x = linear(schedule), random(4, 256)
@@ -156,6 +170,7 @@ def test_inference_has_the_same_outputs(context: Callable[[], Any], schedule: st
     assert relative_error(y.detach(), expected.detach()) <= tolerance("float64")
 
 
+@OF_LINEAR
 def test_second_derivatives_are_refused_in_words(schedule: str) -> None:
     layer, x = linear(schedule), random(4, 256).requires_grad_()
     (first,) = torch.autograd.grad(layer(x).square().sum(), layer.cores["top"], create_graph=True)
@@ -163,12 +178,14 @@ def test_second_derivatives_are_refused_in_words(schedule: str) -> None:
         first.sum().backward()
 
 
+@OF_LINEAR
 def test_outputs_can_be_written_in_place(schedule: str) -> None:
     layer, x = linear(schedule), random(4, 256)
     found = differentiated(layer, x, lambda x: torch.relu_(layer(x)))
     assert_close(found, differentiated(layer, x, lambda x: torch.relu(layer(x))), 0)
 
 
+@OF_LINEAR
 def test_gradients_add_up_over_backward_passes(schedule: str) -> None:
     layer, one, other = linear(schedule), random(4, 256), random(3, 256, seed=1)
     parts = [differentiated(layer, x) for x in (one, other)]
@@ -179,6 +196,7 @@ def test_gradients_add_up_over_backward_passes(schedule: str) -> None:
         assert relative_error(parameter.grad, parts[0][name] + parts[1][name]) <= tolerance("float64")
 
 
+@OF_LINEAR
 def test_one_graph_can_be_gone_back_through_twice(schedule: str) -> None:
     layer, x = linear(schedule), random(4, 256)
     loss = layer(x).sin().sum()
@@ -187,6 +205,7 @@ def test_one_graph_can_be_gone_back_through_twice(schedule: str) -> None:
     assert all(map(torch.equal, first, torch.autograd.grad(loss, cores)))
 
 
+@OF_LINEAR
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_layers_can_be_checkpointed(reentrant: bool, schedule: str) -> None:
     layer, x = linear(schedule), random(4, 256)
@@ -195,6 +214,7 @@ def test_layers_can_be_checkpointed(reentrant: bool, schedule: str) -> None:
     assert_close(found, differentiated(layer, x), tolerance("float64") if reentrant else 0)
 
 
+@OF_LINEAR
 def test_cores_changed_between_the_passes_are_noticed(schedule: str) -> None:
     layer, x = linear(schedule), random(4, 256)
     loss = layer(x).sin().sum()
@@ -218,7 +238,9 @@ def test_x_of_another_number_type_is_refused_as_torch_does(kind: str, schedule: 
 def test_x_of_another_shape_is_refused(kind: str, shape: tuple[int, ...], schedule: str) -> None:
     name, arguments, _ = LARGE[kind]
     layer = getattr(adntn_torch, name)(**arguments, topology=TANH, schedule=schedule, seed=0)
-    with pytest.raises(RuntimeError):
+    ours = kind == "Linear" and schedule != "recompute"  # else it is torch that refuses
+    words = re.escape(f"x must have the shape (..., 250), got {shape}") if ours else None
+    with pytest.raises(RuntimeError, match=words):
         layer(torch.zeros(shape))
 
 
@@ -238,6 +260,22 @@ def test_functional_transforms_work_with_every_schedule(schedule: str) -> None:
     assert relative_error(called.detach(), expected["y"]) <= tolerance("float64")
 
 
+@pytest.mark.parametrize("kind", ["Linear", "Conv2d"])
+def test_parameters_put_in_for_one_call_get_its_gradients(kind: str, schedule: str) -> None:
+    name, arguments, shape = LARGE[kind]
+    torch.manual_seed(0)
+    layer, twin = (
+        getattr(adntn_torch, name)(**arguments, topology=TANH, schedule=schedule, seed=seed, dtype=torch.float64)
+        for seed in (0, 1)
+    )
+    given = {name: parameter.detach().clone().requires_grad_() for name, parameter in twin.named_parameters()}
+    x = random(*shape).requires_grad_()
+    y = functional_call(layer, given, (x,))
+    gradients = torch.autograd.grad(y.sin().sum(), [x, *given.values()])
+    found = {"y": y.detach(), **dict(zip(("x", *given), gradients, strict=True))}
+    assert_close(found, differentiated(twin, x), 0)
+
+
 def test_torch_compile_needs_no_graph_break(schedule: str) -> None:
     torch.compiler.reset()
     layer, x = linear(schedule), random(3, 256)
@@ -245,6 +283,20 @@ def test_torch_compile_needs_no_graph_break(schedule: str) -> None:
     assert_close(differentiated(layer, x, compiled), differentiated(layer, x), tolerance("float64"))
 
 
+@OF_LINEAR
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_torch_jit_traces_every_schedule_as_it_traces_a_weight(schedule: str) -> None:
+    layer, x = linear(schedule), random(3, 256)
+    traced = torch.jit.trace(layer, x, check_trace=False)
+    assert relative_error(traced(2 * x).detach(), layer(2 * x).detach()) <= tolerance("float64")
+
+
+def test_rows_of_another_length_are_refused_where_x_is_contracted() -> None:
+    with pytest.raises(RuntimeError, match=r"x must have the shape \(\.\.\., 256\), got \(4, 7\)"):
+        linear("contract")(random(4, 7))
+
+
+@OF_LINEAR
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_copies_keep_schedule_and_limit(copied: Callable[[Any], Any], frozen: bool, schedule: str) -> None:
@@ -287,6 +339,56 @@ class Allocations(TorchDispatchMode):
     @property
     def held(self) -> int:
         return max(size for storage, size in self.made if not storage.expired())
+
+
+class Peak(Allocations):
+    """The most bytes that torch's functions have made and that are there at once, beside tensors of the caller's."""
+
+    def __init__(self, *others: Tensor) -> None:
+        super().__init__()
+        self.others = {tensor.untyped_storage()._cdata for tensor in others}
+        self.there: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = super().__torch_dispatch__(function, types, args, kwargs)
+        new = {one.cdata: (one, size) for one, size in self.made if one.cdata not in self.there.keys() | self.others}
+        self.made.clear()
+        if new:
+            self.there = {key: own for key, own in (self.there | new).items() if not own[0].expired()}
+            self.peak = max(self.peak, sum(size for _, size in self.there.values()))
+        return made
+
+
+#: The class, its arguments, and the shape of an input: of 2^18 weights, and few other numbers.
+LIMITED: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], int]] = {
+    "Linear": ("Linear", (512, 512), (8, 512), 8),
+    "small Linear": ("Linear", (128, 256), (8, 128), 8),
+    "Conv2d": ("Conv2d", (128, 128, 4), (1, 128, 4, 4), 16),
+    "ConvTranspose2d": ("ConvTranspose2d", (128, 128, 4), (1, 128, 1, 1), 1),
+}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("schedule", ["materialise", *IN_PLACE])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", LIMITED)
+def test_no_layer_holds_more_than_its_limit(kind: str, dtype: str, schedule: str, training: bool) -> None:
+    if (kind, schedule) == ("ConvTranspose2d", "stream"):
+        pytest.skip("transposed convolutions do not stream")
+    name, sizes, shape, rows = LIMITED[kind]
+    own = getattr(torch, dtype)
+    layer = getattr(adntn_torch, name)(*sizes, topology=TANH, schedule=schedule, memory_limit=1, seed=0, dtype=own)
+    with pytest.raises(ValueError, match="the least that works is ") as error:
+        layer.choice(rows, training)
+    layer.memory_limit = int(str(error.value).rpartition("works is ")[2].partition(" ")[0].replace(",", ""))
+    x = random(*shape, dtype=own).requires_grad_(training)
+    with torch.set_grad_enabled(training), Peak(x, *layer.parameters()) as held:
+        y = layer(x)
+        if training:
+            y.sum().backward()
+    theirs = [y, *((y, x.grad, *(one.grad for one in layer.parameters())) if training else ())]  # y_bar is as y is
+    assert held.peak <= layer.memory_limit + sum(tensor.nbytes for tensor in theirs)
 
 
 #: Those whose states before the last block are small; with an activation in front of disentanglers they are not.
@@ -481,6 +583,22 @@ def test_the_choice_is_what_happens_and_says_why(keywords: dict[str, Any], reaso
 def test_what_does_not_go_together_is_named(keywords: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         adntn_torch.Linear(16, 8, **keywords)
+
+
+@pytest.mark.parametrize("rows", [-1, 1.5, "32"])
+def test_a_choice_is_for_a_number_of_rows(rows: Any) -> None:
+    with pytest.raises(ValueError, match=f"rows must be an integer, and not negative, got {rows!r}"):
+        linear("auto").choice(rows)
+
+
+def test_what_is_set_later_is_checked_when_x_arrives() -> None:
+    layer, x = linear("auto"), random(4, 256)
+    layer.schedule = "strem"
+    with pytest.raises(ValueError, match=r"schedule must be one of auto, .*got 'strem'"):
+        layer(x)
+    layer.schedule, layer.memory_limit = "auto", -5
+    with pytest.raises(ValueError, match="memory_limit must be a positive number of bytes, or None, got -5"):
+        layer(x)
 
 
 def test_convolutions_with_groups_do_not_stream() -> None:

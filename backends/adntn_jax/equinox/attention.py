@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 
 from adntn.backends import Differentiation
-from adntn.program.forecast import ScheduleName
+from adntn.program.task import ScheduleName
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_jax.engines import JAX
 from adntn_jax.equinox.layers import Linear

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from adntn import Generator
 from adntn.backends import Differentiation
 from adntn.network import SCALE
-from adntn.program.forecast import ScheduleName
 from adntn.program.schedule import Choice
+from adntn.program.task import ScheduleName
 from adntn.tiling import tiling
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator_of
 from adntn_jax import tiles

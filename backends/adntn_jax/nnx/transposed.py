@@ -11,7 +11,7 @@ from flax import nnx
 from flax.nnx.nn import dtypes
 
 from adntn.backends import Differentiation
-from adntn.program.forecast import ScheduleName
+from adntn.program.task import ScheduleName
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_jax.engines import JAX
 from adntn_jax.nnx.layers import NO_METADATA, GeneratedLayer

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from adntn.program.forecast import ScheduleName
+from adntn.program.task import ScheduleName
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_torch.adapters.adapted import (
     Adapted,

@@ -13,7 +13,7 @@ from torch.nn import functional
 from adntn.arrays import SHORT_DTYPES, dtype_name
 from adntn.initialise import core_at_zero
 from adntn.network import SCALE
-from adntn.program.forecast import ScheduleName
+from adntn.program.task import ScheduleName
 from adntn.topologies.layers import TopologyOptions
 from adntn_torch.embedding import Embedding
 from adntn_torch.generated import UNLIMITED, GeneratedLayer

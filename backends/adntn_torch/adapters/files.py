@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from adntn.atomic import whole_file
 from adntn.files import FormatError
 from adntn.files.values import Json, named, parsed, shown
-from adntn.program.forecast import ScheduleName
+from adntn.program.task import ScheduleName
 from adntn.topologies.layers import generator_of
 from adntn_torch.adapters.adapt import Adaptation, attach_all, check_name, delta_shape, make_delta
 from adntn_torch.adapters.adapted import adapted_layers, outer_modules
