@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -44,6 +45,8 @@ class Version:
     """Patterns of dense layers that stay at their random start; true: the generated ones stay at theirs."""
     as_large_as: str = ""
     """The version that has as many parameters; this one is dense, and narrower in `narrow`."""
+    network: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the network in place of, or besides, those of the experiment."""
     narrow: tuple[str, ...] = ()
     """Which sizes of the network become smaller, by one factor: hidden, width, features."""
     after: str = ""
@@ -139,12 +142,16 @@ class Experiment:
             "network": dict(self.network),
             "recipe": recipe,
             "version": given,
-            **({"as_large_as": self.declaration(self.version(version.as_large_as))} if version.as_large_as else {}),
+            **{
+                name: self.declaration(self.version(other))
+                for name in ("as_large_as", "after", "teacher")
+                if (other := getattr(version, name))
+            },
         }
 
 
 Made = TypeVar("Made", Recipe, Version, Experiment)
-LEFT_OUT = ("name", "seeds", "recipe", "as_large_as")
+LEFT_OUT = ("name", "seeds", "recipe", "as_large_as", "after", "teacher")
 """Fields of a version that do not decide its numbers, or stand in its declaration by what they mean."""
 DEFAULTS = {one.name: getattr(Version(""), one.name) for one in fields(Version)}
 
@@ -190,7 +197,12 @@ def _filled(value: Any, values: Mapping[str, Any]) -> Any:
     """Return a declaration with {names} replaced by values; a text that is one {name} becomes the value itself."""
     if isinstance(value, str):
         alone = value.removeprefix("{").removesuffix("}")
-        return values[alone] if value == f"{{{alone}}}" and alone in values else value.format(**values)
+        if value == f"{{{alone}}}" and alone in values:
+            return values[alone]
+        try:
+            return value.format(**values)
+        except (KeyError, IndexError) as error:
+            raise ValueError(f"version: {value!r} has {{{error.args[0]}}}, which each does not list") from None
     if isinstance(value, list):
         return [_filled(one, values) for one in value]
     if isinstance(value, dict):
@@ -213,25 +225,43 @@ def _check(experiment: Experiment) -> None:
         raise ValueError(f"data must be one of {', '.join(map(repr, DATA))}, got {experiment.data!r}")
     if (network := experiment.network.get("name")) not in NETWORKS:
         raise ValueError(f"network: name must be one of {', '.join(NETWORKS)}, got {network!r}")
-    if twice := _repeated(version.name for version in experiment.versions):
-        raise ValueError(f"two versions have the name {twice!r}")
+    if twice := _repeated(re.sub(r"[^\w.%]+", "-", version.name) for version in experiment.versions):
+        raise ValueError(f"two versions have the name {twice!r}, or names whose files are the same")
     for version in experiment.versions:
-        _ = version.rules  # raises what is wrong with them
-        experiment.recipe_for(version, 0)
-        for name in (*version.needs, *([version.as_large_as] if version.as_large_as else [])):
-            other = experiment.version(name)
-            if name in version.needs and (other.generate or other.needs):
-                raise ValueError(f"version {version.name!r} begins after {name!r}, which is not a dense one")
-        if version.frozen is True and not version.generate:
-            raise ValueError(f"version {version.name!r}: frozen = true needs generate, or name the layers to freeze")
-        if unknown := [size for size in version.narrow if size not in SIZES]:
-            raise ValueError(f"version {version.name!r}: narrow knows {', '.join(SIZES)}, got {unknown[0]!r}")
-        if bool(version.as_large_as) != bool(version.narrow):
-            raise ValueError(f"version {version.name!r}: as_large_as and narrow go together")
-        if bool(version.prune) != (version.keep < 1) or not 0 < version.keep <= 1:
-            raise ValueError(f"version {version.name!r}: prune needs a keep between 0 and 1, got {version.keep}")
-        if version.fit and not version.after:
-            raise ValueError(f"version {version.name!r}: fit needs after, the version whose weights are fitted")
+        _check_options(experiment, version)
+        _check_others(experiment, version)
+
+
+def _check_others(experiment: Experiment, version: Version) -> None:
+    """Raise what is wrong between a version and those that it refers to."""
+    for name in version.needs:
+        other = experiment.version(name)
+        if other != Version(name, seeds=other.seeds, recipe=other.recipe):
+            raise ValueError(f"version {version.name!r} begins after {name!r}, which is not the dense network")
+        if missing := set(version.seeds or experiment.seeds) - set(other.seeds or experiment.seeds):
+            raise ValueError(f"version {version.name!r} wants seed {min(missing)}, from which {name!r} is not trained")
+    if version.as_large_as and experiment.version(version.as_large_as).as_large_as:
+        raise ValueError(f"version {version.name!r} is as large as {version.as_large_as!r}, which is so itself")
+    if version.as_large_as and (version.generate or version.needs or version.prune or version.int8):
+        raise ValueError(f"version {version.name!r} is as large as another, and dense: it can be frozen, no more")
+    if version.after and version.frozen:
+        raise ValueError(f"version {version.name!r}: what begins after another has no random start to be frozen at")
+
+
+def _check_options(experiment: Experiment, version: Version) -> None:
+    """Raise what is wrong within a version."""
+    _ = version.rules  # raises what is wrong with them
+    experiment.recipe_for(version, 0)
+    if version.frozen is True and not version.generate:
+        raise ValueError(f"version {version.name!r}: frozen = true needs generate, or name the layers to freeze")
+    if unknown := [size for size in version.narrow if size not in SIZES]:
+        raise ValueError(f"version {version.name!r}: narrow knows {', '.join(SIZES)}, got {unknown[0]!r}")
+    if bool(version.as_large_as) != bool(version.narrow):
+        raise ValueError(f"version {version.name!r}: as_large_as and narrow go together")
+    if bool(version.prune) != (version.keep < 1) or not 0 < version.keep <= 1:
+        raise ValueError(f"version {version.name!r}: prune needs a keep between 0 and 1, got {version.keep}")
+    if version.fit and not version.after:
+        raise ValueError(f"version {version.name!r}: fit needs after, the version whose weights are fitted")
 
 
 def _repeated(names: Iterable[str]) -> str | None:

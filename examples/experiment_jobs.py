@@ -6,6 +6,7 @@ job but its result, a plain value that JSON keeps.
 
 from __future__ import annotations
 
+import json
 import platform
 import warnings
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import prune
@@ -38,7 +40,7 @@ MEASURED_IMAGES = 10_000
 """How many training images the training accuracy is measured on, the first ones."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Built:
     """A version ready to be trained."""
 
@@ -80,12 +82,15 @@ def run_job(
     recipe = experiment.recipe_for(version, seed)
     built = build(experiment, version, seed, dataset, work)
     network = built.network
-    checkpoint = work / f"{place(version.name, seed)}.checkpoint.pt"
+    checkpoint = checkpoint_of(version, seed, work)
     objective: Objective = cross_entropy
     if version.teacher:
         teacher = trained_network(experiment, version.teacher, seed, dataset, work)
         objective = distilling(teacher, autocast=recipe.autocast)
     meter = memory_meter()
+    held = 0 if meter is None else meter.now()
+    if meter is not None:
+        meter.reset_peak()
     trained = Trained(0.0, (), diverged=False)
     if recipe.epochs:  # else it stays as it begins, and may have nothing that learns
         trained = train(
@@ -99,7 +104,7 @@ def run_job(
             on_step=on_step,
             objective=objective,
         )
-    peak = None if meter is None else meter.peak()
+    peak = None if meter is None else meter.peak() - held
     dense = _measurable(network, version)
     rows = slice(MEASURED_IMAGES)
     result = {
@@ -108,7 +113,7 @@ def run_job(
         "seed": seed,
         "declaration": experiment.declaration(version),
         "layers": [{**asdict(layer), "ratio": layer.ratio} for layer in built.layers],
-        "dense_parameters": parameter_count(dense_network(experiment, dataset)),
+        "dense_parameters": stored_count(dense_network(experiment, dataset)),
         "stored": built.stored,
         "train_accuracy": accuracy(
             dense, dataset.train_images[rows], dataset.train_labels[rows], autocast=recipe.autocast and not version.int8
@@ -128,8 +133,7 @@ def run_job(
         "versions": {"adntn": adntn.__version__, "Python": platform.python_version(), "torch": torch.__version__},
     }
     if any(version.name in other.needs for other in experiment.versions):
-        save_network(network, work / f"{place(version.name, seed)}.safetensors")
-    checkpoint.unlink(missing_ok=True)
+        save_network(network, work / f"{place(version.name, seed)}.safetensors", experiment.declaration(version))
     return result
 
 
@@ -137,30 +141,33 @@ def build(experiment: Experiment, version: Version, seed: int, dataset: Dataset,
     """Return a version of an experiment's network, with its start drawn from the seed.
 
     Raises:
-        ValueError: if a pattern matches no layer, or a layer cannot be generated as asked.
+        ValueError: if a pattern matches no layer, a layer cannot be generated as asked, or the whole network is not as
+            large as the version that it should be as large as.
         FileNotFoundError
         when the trained weights that it begins with are not in the folder of work.
     """
     if version.as_large_as:
         return _narrower(experiment, version, seed, dataset, work)
-    network = dense_network(experiment, dataset, seed)
+    network = dense_network(experiment, dataset, seed, version.network)
     if version.after:
         _load(network, experiment, version.after, seed, work)
     layers: tuple[Replaced, ...] = ()
-    stored = parameter_count(network)
+    stored = stored_count(network)
     if version.generate:
         layers = _generate(network, version, seed)
-        stored = parameter_count(network)
+        stored = stored_count(network)
         if version.fit:
             before = trained_network(experiment, version.after, seed, dataset, work)
             fit_layers(network, dense_weights(network, before), lbfgs=version.fit)
     if version.frozen:
-        chosen = tuple(version.generate) if isinstance(version.frozen, bool) else version.frozen
-        expand(network)  # where generators are frozen: their weights never change, and are made here, once
+        chosen, others = version.frozen, layers
+        if isinstance(chosen, bool):  # the generators: their weights never change, and are made here, once
+            expand(network)
+            chosen, others = tuple(version.generate), ()
         names = replaceable(network, chosen)
-        layers = tuple(_stored_as(network, name, "its start, from the seed", 0.0) for name in names)
+        layers = (*others, *(_stored_as(network, name, "its start, from the seed", 0.0) for name in names))
         freeze(network, names)
-        stored = parameter_count(network)
+        stored = stored_count(network)
     if version.prune:
         layers = _prune(network, replaceable(network, version.prune), version.keep)
         stored -= sum(layer.before - layer.after for layer in layers)
@@ -172,11 +179,23 @@ def build(experiment: Experiment, version: Version, seed: int, dataset: Dataset,
     return Built(network, layers, stored)
 
 
+def stored_count(network: nn.Module) -> int:
+    """Return how many numbers have to be stored: what learns, and the running statistics of normalisations."""
+    statistics = (
+        buffer.numel()
+        for layer in network.modules()
+        if isinstance(layer, nn.BatchNorm2d)
+        for buffer in layer.buffers(recurse=False)
+        if buffer.is_floating_point()
+    )
+    return parameter_count(network) + sum(statistics)
+
+
 def dense_network(
-    experiment: Experiment, dataset: Dataset, seed: int | None = None, sizes: Mapping[str, float] = MappingProxyType({})
+    experiment: Experiment, dataset: Dataset, seed: int | None = None, others: Mapping[str, Any] = MappingProxyType({})
 ) -> nn.Module:
-    """Return the dense network, or one of other sizes; without a seed it has shapes and no data."""
-    options = {**experiment.network, **sizes}
+    """Return the dense network, or one of other options; without a seed it has shapes and no data."""
+    options = {**experiment.network, **others}
     name = options.pop("name")
     options |= {"channels": dataset.channels, "size": dataset.size, "classes": len(dataset.classes)}
     if seed is not None:
@@ -193,10 +212,16 @@ def trained_network(experiment: Experiment, name: str, seed: int, dataset: Datas
     return network.eval()
 
 
-def save_network(network: nn.Module, path: Path) -> None:
-    """Write a network's state, whole or not at all."""
+def save_network(network: nn.Module, path: Path, declaration: Mapping[str, Any]) -> None:
+    """Write a network's state, and what it was trained by, whole or not at all."""
+    state = {name: value.contiguous() for name, value in network.state_dict().items()}
     with whole_file(path) as temporary:
-        save_file({name: value.contiguous() for name, value in network.state_dict().items()}, temporary)
+        save_file(state, temporary, {"declaration": json.dumps(declaration)})
+
+
+def checkpoint_of(version: Version, seed: int, work: Path) -> Path:
+    """Return the file from which an interrupted job goes on."""
+    return work / f"{place(version.name, seed)}.checkpoint.pt"
 
 
 def place(name: str, seed: int) -> str:
@@ -222,19 +247,22 @@ def distilling(teacher: nn.Module, *, autocast: bool) -> Objective:
 
 
 def memory_meter() -> ProcessMeter | None:
-    """Return what measures the memory of this process, whose peak so far is forgotten; None where that is unknown."""
+    """Return what measures the memory of this process; None where it cannot be measured."""
     try:
-        meter = ProcessMeter()
-        meter.reset_peak()
+        return ProcessMeter()
     except OSError:
         return None
-    return meter
 
 
 def _load(network: nn.Module, experiment: Experiment, name: str, seed: int, work: Path) -> None:
     path = work / f"{place(name, seed)}.safetensors"
+    again = f"run {experiment.name}'s version {name!r} again (--again)"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: run {experiment.name}'s version {name!r} again (--again)")
+        raise FileNotFoundError(f"{path} is not there: {again}")
+    with safe_open(path, "pt") as file:
+        trained_by = json.loads((file.metadata() or {}).get("declaration", "null"))
+    if trained_by != experiment.declaration(experiment.version(name)):
+        raise ValueError(f"{path} was trained by another declaration: {again}")
     network.load_state_dict(load_file(path))
 
 
@@ -254,7 +282,7 @@ def _generate(network: nn.Module, version: Version, seed: int) -> tuple[Replaced
     layers: dict[str, list[nn.Module]] = {}
     for copy in range(version.copies):
         one = deepcopy(dense)
-        rows = compress(one, version.rules, seed=seed + 1000 * copy).rows
+        rows = compress(one, version.rules, seed=seed + 1000 * copy, std=version.std).rows
         for row in rows:
             layer = one.get_submodule(row.name)
             scale = layer.get_parameter("cores.scale")
@@ -274,7 +302,7 @@ def _generate(network: nn.Module, version: Version, seed: int) -> tuple[Replaced
 
 
 def _stored_as(network: nn.Module, name: str, how: str, part: float) -> Replaced:
-    weight = network.get_submodule(name).get_parameter("weight")
+    weight = _weight(network, name)
     return Replaced(name, tuple(weight.shape), how, weight.numel(), round(part * weight.numel()))
 
 
@@ -305,26 +333,50 @@ def _measurable(network: nn.Module, version: Version) -> nn.Module:
 
 
 def _narrower(experiment: Experiment, version: Version, seed: int, dataset: Dataset, work: Path) -> Built:
-    """Return the dense network with some sizes so small that it has just as many parameters as another version."""
-    target = build(experiment, experiment.version(version.as_large_as), seed, dataset, work).stored
+    """Return the dense network with some sizes so small that it has just as many numbers as another version.
 
-    def sizes(step: int) -> dict[str, float]:
+    Of layers that it freezes at their start none are stored.
+    """
+    target = build(experiment, experiment.version(version.as_large_as), seed, dataset, work)
+    patterns = () if isinstance(version.frozen, bool) else version.frozen
+
+    def frozen(network: nn.Module) -> tuple[str, ...]:
+        return replaceable(network, patterns)
+
+    def stored(network: nn.Module) -> int:
+        return stored_count(network) - sum(_weight(network, name).numel() for name in frozen(network))
+
+    def narrower(step: int) -> dict[str, Any]:
         factor = step / SIZES["hidden"]
         given = {name: experiment.network.get(name, SIZES[name]) * factor for name in version.narrow}
-        return {name: value if name == "width" else max(1, round(value)) for name, value in given.items()}
+        sizes = {name: value if name == "width" else max(1, round(value)) for name, value in given.items()}
+        return {**version.network, **sizes}
 
     low, high = 1, int(SIZES["hidden"])
     while low < high:
         middle = (low + high) // 2
-        enough = parameter_count(dense_network(experiment, dataset, sizes=sizes(middle))) >= target
+        enough = stored(dense_network(experiment, dataset, None, narrower(middle))) >= target.stored
         low, high = (low, middle) if enough else (middle + 1, high)
-    network = dense_network(experiment, dataset, seed, sizes(low))
-    whole = dict(dense_network(experiment, dataset).named_parameters())
+    if stored(dense_network(experiment, dataset, None, narrower(high))) < target.stored:
+        raise ValueError(
+            f"version {version.name!r} is smaller than {version.as_large_as!r} even if nothing is narrower"
+        )
+    network, whole = dense_network(experiment, dataset, seed, narrower(low)), dense_network(experiment, dataset)
+    count, names = stored(network), frozen(network)
     layers = tuple(
-        Replaced(name, tuple(whole[f"{name}.weight"].shape), f"dense {tuple(one.weight.shape)}", weights, kept)
-        for name, one in network.named_modules()
-        if isinstance(one, nn.Linear | nn.Conv2d)
-        for weights, kept in ((whole[f"{name}.weight"].numel(), one.weight.numel()),)
-        if weights != kept
+        Replaced(
+            one.name,
+            tuple(_weight(whole, one.name).shape),
+            f"dense {tuple(_weight(network, one.name).shape)}{', frozen' if one.name in names else ''}",
+            _weight(whole, one.name).numel(),
+            0 if one.name in names else _weight(network, one.name).numel(),
+        )
+        for one in target.layers
+        if one.name in dict(network.named_modules())
     )
-    return Built(network, layers, parameter_count(network))
+    freeze(network, names)
+    return Built(network, layers, count)
+
+
+def _weight(network: nn.Module, name: str) -> Tensor:
+    return network.get_submodule(name).get_parameter("weight")

@@ -3,7 +3,8 @@
     python examples/experiment_page.py docs/results/paper
 
 reads `*.jsonl` in that folder, draws a plot of each experiment beside them, and fills the template
-`examples/experiments/page.md.jinja` into `docs/results/paper.md`.
+`examples/experiments/page.md.jinja` into `docs/results/paper.md`. Results that the experiments in the template's folder
+no longer declare are left out.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import jinja2
 from matplotlib.figure import Figure
 
 from adntn.atomic import whole_file
+from experiment import Experiment, read_experiment
+from experiment_jobs import MEASURED_IMAGES
 from report import spread
 from run_experiments import finished
 
@@ -62,25 +65,29 @@ class Group:
         before = sum(int(layer["before"]) for layer in self.results[0]["layers"])
         return before / self.stored_in_layers if self.stored_in_layers else math.inf
 
-    @property
-    def whole_ratio(self) -> float:
-        """Parameters of the dense network for each number that is stored."""
-        return float(self.results[0]["dense_parameters"]) / self.stored
-
 
 class Experiments:
     """The results of a folder, asked for by the names of experiments and versions: what the template sees."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, declared: Path) -> None:
         self.folder = folder
+        self._declared = {path.stem: read_experiment(path) for path in sorted(declared.glob("*.toml"))}
         self._results = {path.stem: finished(path) for path in sorted(folder.glob("*.jsonl"))}
 
-    def groups(self, experiment: str, pattern: str = "") -> list[Group]:
-        """Return the versions of an experiment whose names hold a text, in the order of their first results."""
-        versions: dict[str, list[dict[str, Any]]] = {}
-        for result in self._of(experiment):
-            versions.setdefault(result["version"], []).append(result)
-        return [Group(name, tuple(results)) for name, results in versions.items() if pattern in name]
+    def groups(self, experiment: str) -> list[Group]:
+        """Return the versions of an experiment that have results, in the order in which they are declared.
+
+        Raises:
+            ValueError: if a result was made from another declaration than the one that is there now.
+        """
+        declared, found = self._experiment(experiment), []
+        for version in declared.versions:
+            results = [result for result in self._of(experiment) if result["version"] == version.name]
+            if any(result["declaration"] != declared.declaration(version) for result in results):
+                raise ValueError(f"{experiment}: {version.name!r} has results that were made as the file said before")
+            if results:
+                found.append(Group(version.name, tuple(results)))
+        return found
 
     def group(self, experiment: str, version: str) -> Group:
         """Return one version.
@@ -95,35 +102,34 @@ class Experiments:
 
     def conditions(self, experiment: str) -> str:
         """Return how the numbers of an experiment were made: epochs, images, seeds, libraries."""
-        results = self._of(experiment)
-        first = results[0]
-        recipe = first["declaration"]["recipe"]
+        results = [result for group in self.groups(experiment) for result in group.results]
+        recipe = self._experiment(experiment).recipe
         seeds = sorted({result["seed"] for result in results})
-        versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+        threads = sorted({result["threads"] for result in results})
+        versions = ", ".join(f"{name} {version}" for name, version in results[0]["versions"].items())
         return (
-            f"{first['dataset']}. {recipe['epochs']} epochs in batches of {recipe['batch']}"
-            f"{', products in bfloat16' if recipe['autocast'] else ''}; rates {recipe['rate']:g}, of cores "
-            f"{recipe['core_rate']:g}; seeds {', '.join(map(str, seeds))}; a thread each; {versions}. "
-            f"Training accuracy is that on the first {min(first['images'], 10_000):,} images."
+            f"{results[0]['dataset']}. {recipe.epochs} epochs in batches of {recipe.batch}, if a version does not say "
+            f"otherwise{'; products in bfloat16' if recipe.autocast else ''}; rates {recipe.rate:g}, of cores "
+            f"{recipe.core_rate:g}; seeds {', '.join(map(str, seeds))}; threads: {', '.join(map(str, threads))}; "
+            f"{versions}. Training accuracy is that on the first {min(results[0]['images'], MEASURED_IMAGES):,} images."
         )
 
-    def table(self, experiment: str, pattern: str = "") -> str:
+    def table(self, experiment: str) -> str:
         """Return a table with a row for each version."""
         rows = [
-            "| version | stored in the layers | ratio | stored in all | train | test | s an epoch | peak memory |",
-            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+            "| version | seeds | stored in the layers | ratio | stored in all | train | test |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         ]
-        for group in self.groups(experiment, pattern):
+        for group in self.groups(experiment):
             layers = group.results[0]["layers"]
             cells = (
                 group.version + (" (diverged)" if any(result["diverged"] for result in group.results) else ""),
+                str(len(group.results)),
                 f"{group.stored_in_layers:,}" if layers else "",
                 _ratio(group.ratio) if layers else "",
                 f"{group.stored:,}",
                 _percent(group, "train_accuracy"),
                 _percent(group, "test_accuracy"),
-                f"{group.mean('seconds_per_epoch'):.0f}" if group.mean("seconds_per_epoch") else "",
-                _memory(group),
             )
             rows.append(f"| {' | '.join(cells)} |")
         return "\n".join(rows)
@@ -146,6 +152,11 @@ class Experiments:
         """Return by how many points a version's training accuracy is above its test accuracy."""
         group = self.group(experiment, version)
         return f"{100 * (group.mean('train_accuracy') - group.mean('test_accuracy')):.1f}"
+
+    def shapes(self, experiment: str, version: str) -> str:
+        """Return the shapes of the replaced layers of a version."""
+        layers = self.group(experiment, version).results[0]["layers"]
+        return " and ".join(" x ".join(map(str, layer["shape"])) for layer in layers)
 
     def plot(self, experiment: str, title: str) -> str:
         """Draw test accuracy against the numbers stored, beside the results; return the picture for the page."""
@@ -190,6 +201,15 @@ class Experiments:
         """Return the range of ratios over all layers and topologies of an ImageNet network."""
         ratios = [row["ratio"] for row in self._of("imagenet-layers") if row["network"] == network]
         return f"{min(ratios):,.0f} to {max(ratios):,.0f}"
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """Return the lines of a file of another kind, such as "imagenet-layers"."""
+        return self._of(name)
+
+    def _experiment(self, name: str) -> Experiment:
+        if name not in self._declared:
+            raise ValueError(f"there is no experiment {name!r}, but {', '.join(self._declared)}")
+        return self._declared[name]
 
     def _of(self, experiment: str) -> list[dict[str, Any]]:
         if not self._results.get(experiment):
@@ -236,6 +256,7 @@ def colour_of(version: str) -> str:
         "tensor train": "tab:purple",
         "low rank": "tab:brown",
         "small": "tab:grey",
+        "random": "tab:olive",
     }
     return next((colour for name, colour in colours.items() if version.startswith(name)), "black")
 
@@ -257,12 +278,6 @@ def _name(panel: Any, groups: Sequence[Group], heights: Sequence[float]) -> None
             arrowprops={"arrowstyle": "-", "color": colour_of(group.version), "linewidth": 0.4, "alpha": 0.4},
             annotation_clip=False,
         )
-
-
-def _memory(group: Group) -> str:
-    if any(result["peak_memory"] is None for result in group.results):
-        return ""
-    return f"{group.mean('peak_memory') / 2**30:.2f} GiB"
 
 
 def _ratio(value: float) -> str:
@@ -289,7 +304,7 @@ def page(folder: Path, template: Path) -> str:
         lstrip_blocks=True,
         autoescape=False,
     )
-    return environment.get_template(template.name).render(results=Experiments(folder))
+    return environment.get_template(template.name).render(results=Experiments(folder, template.parent))
 
 
 def main(given: Iterable[str] | None = None) -> int:

@@ -132,14 +132,20 @@ def classifier(
     hidden: int = HIDDEN,
     dropout: float = 0.0,
     biases: bool = True,
+    projection: bool = False,
 ) -> ConvolutionalNetwork:
     """Return VGG-16's classifier alone, on channels x size x size numbers: a perceptron with two hidden layers.
 
     >>> classifier(channels=1, size=8, hidden=64).classifier[0]
     Linear(in_features=64, out_features=64, bias=True)
+
+    With `projection` it is linear in between: a projection to as many numbers as `hidden`, and a layer that reads them.
     """
     flat = channels * size * size
-    return ConvolutionalNetwork(nn.Sequential(), flat, classes, hidden, dropout, biases=biases)
+    network = ConvolutionalNetwork(nn.Sequential(), flat, classes, hidden, dropout, biases=biases)
+    if projection:
+        network.classifier = nn.Sequential(network.classifier[0], network.classifier[-1])
+    return network
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,15 @@ command is given again: finished jobs are in the results, a running one has its 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -28,18 +30,23 @@ from adntn.atomic import whole_file
 from compress_network import positive, processors
 from data import load_data, read_dataset, write_dataset
 from experiment import DATA, Experiment, Version, read_experiment
-from experiment_jobs import place, run_job
+from experiment_jobs import checkpoint_of, place, run_job
 from features import features_of, read_convolutions
 from memory import keep_freed_memory
 from planning import clock
 from training import InterruptedRunError, Stop, stop_on_interrupt
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 EXAMPLES = """examples:
   python examples/run_experiments.py examples/experiments/digits.toml
       needs no other data
   python examples/run_experiments.py examples/experiments/*.toml --data PATH/cifar-10-batches-py --weights vgg16.pth
       all of them; hours
-  python examples/run_experiments.py examples/experiments/whole-network.toml --data PATH --versions "MERA*"
+  python examples/run_experiments.py examples/experiments/vgg16.toml --data PATH --versions "all layers*" --seeds 0
 """
 INTERRUPTED = 130
 
@@ -57,6 +64,11 @@ class Job:
     def key(self) -> tuple[str, int]:
         """What its line in the results is found by."""
         return self.version.name, self.seed
+
+    @property
+    def declaration(self) -> dict[str, Any]:
+        """All that decides its numbers, but for the seed."""
+        return self.experiment.declaration(self.version)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -121,10 +133,13 @@ def wanted(files: Sequence[Path], arguments: argparse.Namespace) -> list[Job]:
             if any(fnmatchcase(version.name, pattern) for pattern in arguments.versions)
             and (arguments.seeds is None or seed in arguments.seeds)
         ]
+        if not chosen:
+            names = ", ".join(version.name for version in experiment.versions)
+            raise ValueError(f"{file}: --versions and --seeds choose nothing of {names}; seeds {experiment.seeds}")
         done = {(result["version"], result["seed"]): result for result in finished(results_of(experiment, arguments))}
         for job in chosen:
             result = None if arguments.again else done.get(job.key)
-            if result is not None and result["declaration"] != experiment.declaration(job.version):
+            if result is not None and result["declaration"] != job.declaration:
                 raise ValueError(
                     f"{file}: the result of {job.version.name!r}, seed {job.seed}, was made as the file said before; "
                     f"--again runs it anew"
@@ -146,15 +161,19 @@ def prepared(experiment: Experiment, arguments: argparse.Namespace, console: Con
     Raises:
         ValueError: if the experiment wants data, or weights, that the command line does not name.
     """
-    amounts = f"{experiment.images or 'all'}-{experiment.test_images or 'all'}"
-    path: Path = arguments.work / f"{experiment.data.replace(' ', '-')}.{amounts}.safetensors"
-    if path.is_file():
-        return path
     if experiment.data != DATA[0] and arguments.data is None:
         raise ValueError(f"{experiment.name} is about CIFAR-10: give --data PATH")
     if experiment.data == DATA[2] and arguments.weights is None:
         raise ValueError(f"{experiment.name} wants VGG-16 of ImageNet: give --weights FILE")
+    amounts = f"{experiment.images or 'all'}-{experiment.test_images or 'all'}"
     source = None if experiment.data == DATA[0] else arguments.data
+    sources = [str(source.resolve()).encode()] if source is not None else []
+    if experiment.data == DATA[2]:
+        sources.append(arguments.weights.read_bytes())
+    digest = hashlib.sha256(b"".join(sources)).hexdigest()[:8]
+    path: Path = arguments.work / f"{experiment.data.replace(' ', '-')}.{amounts}.{digest}.safetensors"
+    if path.is_file():
+        return path
     dataset = load_data(source, images=experiment.images, test_images=experiment.test_images)
     if experiment.data == DATA[2]:
         convolutions = read_convolutions(arguments.weights)
@@ -169,14 +188,35 @@ def prepared(experiment: Experiment, arguments: argparse.Namespace, console: Con
     return path
 
 
+@contextmanager
+def alone(experiments: Iterable[Experiment], arguments: argparse.Namespace) -> Iterator[None]:
+    """Keep others from running the same experiments into the same folder, where the system has locks of files.
+
+    Raises:
+        ValueError: if another process does.
+    """
+    with ExitStack() as held:
+        for experiment in experiments if fcntl is not None else ():
+            path = work_of(experiment, arguments) / "lock"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context(path.open("w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ValueError(
+                    f"{experiment.name} is being run by another process, with --work {arguments.work}"
+                ) from None
+        yield
+
+
 def run_all(jobs: Sequence[Job], arguments: argparse.Namespace, stop: Stop, console: Console) -> int:
     """Run jobs, several at a time, and add each one's result to its file; return the exit status.
 
     Jobs that begin where others end come after all others.
     """
-    data = {job.experiment.name: prepared(job.experiment, arguments, console) for job in jobs}
+    data = {name: prepared(one, arguments, console) for name, one in experiments_of(jobs).items()}
     started, left, failed = time.monotonic(), len(jobs), 0
-    with ThreadPoolExecutor(arguments.jobs) as pool:
+    with ThreadPoolExecutor(arguments.jobs) as pool, stopping(stop):
         for late in (False, True):
             futures = {
                 pool.submit(attended, job, data[job.experiment.name], arguments, stop): job
@@ -190,6 +230,7 @@ def run_all(jobs: Sequence[Job], arguments: argparse.Namespace, stop: Stop, cons
                 left, failed = left - 1, failed + (result is None)
                 if result is not None:
                     keep_result(result, results_of(job.experiment, arguments))
+                    forget(job, arguments)
                 told = "failed, see above" if result is None else summary(result)
                 name = f"{job.experiment.name}, {job.version.name}, seed {job.seed}"
                 console.print(f"{name}: {told}; {left} left, {clock(time.monotonic() - started)}", markup=False)
@@ -204,8 +245,9 @@ def attended(job: Job, data: Path, arguments: argparse.Namespace, stop: Stop) ->
         return None
     work = work_of(job.experiment, arguments)
     work.mkdir(parents=True, exist_ok=True)
-    result = work / f"{place(*job.key)}.result.json"
-    result.unlink(missing_ok=True)
+    result = result_of(job, arguments)
+    if not arguments.again and (made := read_result(result)) and made["declaration"] == job.declaration:
+        return made  # of a run that ended before it could keep it
     command = [sys.executable, __file__, str(job.file), "--threads", str(arguments.threads), "--work", str(work)]
     command += ["--job", job.version.name, str(job.seed), str(data), str(result)]
     # In a session of its own, so that Ctrl-C reaches it only once, by the signal below.
@@ -218,11 +260,41 @@ def attended(job: Job, data: Path, arguments: argparse.Namespace, stop: Stop) ->
             process.terminate()
             told = True
         time.sleep(0.1)
-    if process.returncode != 0 or not result.is_file():
+    return read_result(result) if process.returncode == 0 else None
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """Return the result that a job has left, if it has."""
+    if not path.is_file():
         return None
-    made: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-    result.unlink()
+    made: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return made
+
+
+def forget(job: Job, arguments: argparse.Namespace) -> None:
+    """Remove what a job has left to go on from: its result is kept."""
+    result_of(job, arguments).unlink(missing_ok=True)
+    checkpoint_of(job.version, job.seed, work_of(job.experiment, arguments)).unlink(missing_ok=True)
+
+
+def result_of(job: Job, arguments: argparse.Namespace) -> Path:
+    """Return the file in which a job leaves its result."""
+    return work_of(job.experiment, arguments) / f"{place(*job.key)}.result.json"
+
+
+def experiments_of(jobs: Iterable[Job]) -> dict[str, Experiment]:
+    """Return the experiments of some jobs by name."""
+    return {job.experiment.name: job.experiment for job in jobs}
+
+
+@contextmanager
+def stopping(stop: Stop) -> Iterator[None]:
+    """Ask all jobs to stop if something goes wrong here."""
+    try:
+        yield
+    except BaseException:
+        stop.requested = True
+        raise
 
 
 def run_one(file: Path, job: Sequence[str], work: Path) -> None:
@@ -270,9 +342,9 @@ def main(given: Sequence[str] | None = None) -> int:
             for job in jobs:
                 console.print(f"{job.experiment.name}: {job.version.name}, seed {job.seed}", markup=False)
             return 0
-        with stop_on_interrupt() as stop:
+        with stop_on_interrupt() as stop, alone(experiments_of(jobs).values(), arguments):
             return run_all(jobs, arguments, stop, console)
-    except InterruptedRunError:
+    except (InterruptedRunError, KeyboardInterrupt):
         return INTERRUPTED
     except (ValueError, TypeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

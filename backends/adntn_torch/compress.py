@@ -173,7 +173,8 @@ def compress(
 def expand(model: nn.Module) -> nn.Module:
     """Replace every generated layer, in place, by the dense one with the weight that it generates; return the model.
 
-    Outputs are bit-equal. Biases are kept (the same parameters), weights are new parameters; adapters stay as they are.
+    Outputs are the same up to rounding. Biases are kept (the same parameters), weights are new parameters; adapters
+    stay as they are.
     A model that is itself a generated layer cannot change in place: its dense layer is returned.
 
     Raises:

@@ -391,7 +391,7 @@ class GeneratedLayer(nn.Module):
 
     @torch.no_grad()
     def to_dense(self) -> nn.Module:
-        """Return the layer of `torch.nn` with this weight: bit-equal outputs, the same bias parameter and mode.
+        """Return the layer of `torch.nn` with this weight, the same bias parameter and mode, up to rounding.
 
         The weight is made from the cores, also if a frozen layer keeps it in another number type.
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,12 @@ import adntn
 import experiment_page
 import run_experiments
 from adntn_torch import generated_layers
+from adntn_torch.training import read_checkpoint
 from data import load_data, read_dataset, write_dataset
 from experiment import Experiment, read_experiment
-from experiment_jobs import Summed, build, dense_network, place
-from networks import parameter_count
+from experiment_jobs import Summed, build, dense_network, place, save_network, stored_count
+from networks import NETWORKS, parameter_count
+from training import Stop
 
 ROOT = Path(run_experiments.__file__).parents[1]
 DECLARED = sorted((ROOT / "examples" / "experiments").glob("*.toml"))
@@ -55,6 +58,25 @@ frozen = true
     "small": """
 as_large_as = "TTN"
 narrow = ["hidden"]
+""",
+    "random features": """
+as_large_as = "frozen, read out by TTN"
+narrow = ["hidden"]
+frozen = ["classifier.[03]"]
+""",
+    "random projection": """
+network = { projection = true }
+as_large_as = "frozen, read out by TTN"
+narrow = ["hidden"]
+frozen = ["classifier.0"]
+""",
+    "frozen, read out by TTN": """
+frozen = ["classifier.[03]"]
+generate = { "classifier.6" = "TTN,bond=2" }
+""",
+    "beside a seed": """
+generate = { "classifier.[03]" = "TTN,bond=2,activation=tanh" }
+seeded = true
 """,
     "pruned": """
 after = "dense"
@@ -105,28 +127,17 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("file", DECLARED, ids=[file.stem for file in DECLARED])
-def test_every_experiment_that_ships_can_be_built(file, tmp_path):
+def test_every_experiment_that_ships_says_what_it_stores(file, tmp_path):
     experiment = read_experiment(file)
-    small = load_data(images=20, test_images=10)
+    experiment = replace(experiment, network={**experiment.network, "hidden": 1024})
+    dataset = load_data(images=20, test_images=10)
     colours, size = {"digits": (1, 8), "cifar-10": (3, 32), "cifar-10 features": (512, 1)}[experiment.data]
-    images = torch.zeros(20, colours, size, size)
-    dataset = read_dataset_of(small, images, tmp_path)
+    dataset = replace(dataset, train_images=torch.zeros(20, colours, size, size))
     for version in experiment.versions:
-        if not version.needs and not version.as_large_as:
-            assert version.generate or version.frozen or not version.rules
-            network = dense_network(experiment, dataset)
-            for pattern, options in version.rules.items():
-                layers = [layer for name, layer in network.named_modules() if Path(name).match(pattern)]
-                shapes = {tuple(layer.weight.shape) for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)}
-                assert shapes
-                assert all(options(shape).parameters > 0 for shape in shapes)
-
-
-def read_dataset_of(small, images, folder):
-    from dataclasses import replace  # noqa: PLC0415
-
-    write_dataset(replace(small, train_images=images, test_images=images[:10].clone()), folder / "data.safetensors")
-    return read_dataset(folder / "data.safetensors")
+        if not version.needs:
+            built = build(experiment, version, 0, dataset, tmp_path)
+            assert built.stored >= sum(layer.after for layer in built.layers)
+            assert bool(built.layers) == bool(version.generate or version.frozen or version.as_large_as)
 
 
 def test_a_data_set_comes_back_from_its_file_as_it_was(tmp_path):
@@ -151,19 +162,61 @@ def test_versions_store_what_they_say(experiment, tmp_path):
     dataset = load_data(images=100, test_images=50)
     dense = 64 * 32 + 32 * 32 + 32 * 10 + 32 + 32 + 10
     assert parameter_count(dense_network(experiment, dataset)) == dense
-    kept = {name: build(experiment, experiment.version(name), 0, dataset, tmp_path) for name in NAMES[:7]}
+    plain = [name for name in NAMES if not experiment.version(name).needs]
+    kept = {name: build(experiment, experiment.version(name), 0, dataset, tmp_path) for name in plain}
     generated = adntn.TTN((32, 64), bond=2).parameters + adntn.TTN((32, 32), bond=2).parameters
     rest = 32 * 10 + 32 + 32 + 10
     assert kept["dense"].stored == dense
     assert kept["TTN"].stored == generated + rest
     assert kept["two TTN"].stored == 2 * adntn.TTN((32, 32), bond=2).parameters + 64 * 32 + rest
     assert kept["TTN, frozen"].stored == kept["dense, frozen"].stored == rest
+    assert kept["beside a seed"].stored == kept["TTN"].stored - 2  # the scale of a delta is fixed
+    read_out = adntn.TTN((10, 32), bond=2).parameters
+    assert kept["frozen, read out by TTN"].stored == read_out + 32 + 32 + 10
+    for name, kept_of_each in (("random features", (2, 10)), ("random projection", (1, 10))):
+        hidden = kept[name].network.get_submodule("classifier.0").out_features
+        biases, weights = kept_of_each
+        assert kept[name].stored == (biases + weights) * hidden + 10
+        assert kept[name].stored - biases - weights < kept["frozen, read out by TTN"].stored <= kept[name].stored
     small = kept["small"].network
     assert kept["small"].stored == parameter_count(small) >= kept["TTN"].stored
     narrower = dense_network(
-        experiment, dataset, sizes={"hidden": small.get_submodule("classifier.0").out_features - 1}
+        experiment, dataset, others={"hidden": small.get_submodule("classifier.0").out_features - 1}
     )
     assert parameter_count(narrower) < kept["TTN"].stored
+
+
+def test_running_statistics_are_stored(tmp_path):
+    network = NETWORKS["vgg16"](width=0.05, features=8, hidden=4)
+    affine = sum(
+        one.numel() for layer in network.modules() if isinstance(layer, nn.BatchNorm2d) for one in layer.parameters()
+    )
+    assert stored_count(network) == parameter_count(network) + affine
+
+
+def test_what_begins_beside_a_seed_begins_as_that(experiment, tmp_path):
+    dataset = load_data(images=100, test_images=50)
+    dense = dense_network(experiment, dataset, 0)
+    network = build(experiment, experiment.version("beside a seed"), 0, dataset, tmp_path).network
+    images = dataset.test_images
+    torch.testing.assert_close(network(images), dense(images))
+    learning = {name for name, one in network.named_parameters() if one.requires_grad}
+    assert not {"classifier.0.weight", "classifier.3.weight"} & learning
+    assert {"classifier.6.weight", "classifier.0.bias"} <= learning
+
+
+def test_weights_of_another_declaration_are_not_begun_with(experiment, tmp_path):
+    dataset = load_data(images=100, test_images=50)
+    dense = experiment.version("dense")
+    path = tmp_path / f"{place('dense', 0)}.safetensors"
+    with pytest.raises(FileNotFoundError, match="version 'dense' again"):
+        build(experiment, experiment.version("pruned"), 0, dataset, tmp_path)
+    save_network(dense_network(experiment, dataset, 0), path, experiment.declaration(dense))
+    build(experiment, experiment.version("pruned"), 0, dataset, tmp_path)
+    longer = replace(experiment, recipe=replace(experiment.recipe, epochs=2))
+    with pytest.raises(ValueError, match="trained by another declaration"):
+        build(longer, longer.version("pruned"), 0, dataset, tmp_path)
+    assert experiment.declaration(experiment.version("pruned")) != longer.declaration(longer.version("pruned"))
 
 
 def test_a_sum_of_generators_begins_with_the_deviation_of_one(experiment, tmp_path):
@@ -177,7 +230,7 @@ def test_a_sum_of_generators_begins_with_the_deviation_of_one(experiment, tmp_pa
     inputs = torch.randn(5, 32)
     wanted = inputs @ (first.weight + second.weight).T + first.bias
     torch.testing.assert_close(summed(inputs), wanted)
-    deviation = float((first.weight + second.weight).std())
+    deviation = float((first.weight + second.weight).detach().std())
     assert math.isclose(deviation, float(dense.get_submodule("classifier.3").weight.std()), rel_tol=0.15)
 
 
@@ -196,6 +249,35 @@ def test_every_job_has_a_result_and_the_same_command_runs_nothing_twice(ran, cap
     assert capsys.readouterr().out == ""
     assert run_experiments.main([*given, "--again", "--versions", "T*", "--seeds", "1"]) == 0
     assert capsys.readouterr().out.splitlines() == ["look: TTN, seed 1", "look: TTN, frozen, seed 1"]
+
+
+def test_what_chooses_nothing_is_said(ran, capsys):
+    given = [str(ran / "look.toml"), "--out", str(ran / "out"), "--work", str(ran / "work"), "--versions", "X*"]
+    assert run_experiments.main(given) == 2
+    assert "--versions and --seeds choose nothing of dense, TTN" in capsys.readouterr().err
+
+
+def test_two_runs_of_an_experiment_do_not_meet(ran, tmp_path, capsys):
+    arguments = run_experiments.parser().parse_args([str(ran / "look.toml"), "--work", str(tmp_path)])
+    experiment = read_experiment(ran / "look.toml")
+    with (
+        run_experiments.alone([experiment], arguments),
+        pytest.raises(ValueError, match="run by another process"),
+        run_experiments.alone([experiment], arguments),
+    ):
+        pass
+
+
+def test_a_result_that_was_left_is_kept(ran, tmp_path):
+    """A run may end after a job has, and before its result is kept."""
+    experiment = read_experiment(ran / "look.toml")
+    arguments = run_experiments.parser().parse_args([str(ran / "look.toml"), "--work", str(tmp_path)])
+    job = run_experiments.Job(ran / "look.toml", experiment, experiment.version("dense"), 0)
+    left = {"version": "dense", "seed": 0, "declaration": job.declaration, "test_accuracy": 0.5}
+    path = run_experiments.result_of(job, arguments)
+    path.parent.mkdir()
+    path.write_text(json.dumps(left), encoding="utf-8")
+    assert run_experiments.attended(job, tmp_path / "no data", arguments, Stop()) == left
 
 
 def test_results_of_another_declaration_are_neither_kept_nor_lost(ran, tmp_path, capsys, monkeypatch):
@@ -223,16 +305,20 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_numbers_of_an_undisturbed_
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=120) == 130
-    assert checkpoint.exists()
+    step = read_checkpoint(checkpoint).position["step"]
+    assert step > 0
     assert not (tmp_path / "cut" / "look.jsonl").exists()
     for folder in ("cut", "whole"):
         subprocess.run(command(folder), cwd=ROOT, check=True, timeout=300, env=environment)
     cut, whole = (json.loads((tmp_path / folder / "look.jsonl").read_text("utf-8")) for folder in ("cut", "whole"))
     assert cut["losses"] == whole["losses"]
+    assert len(cut["losses"]) == 400
+    assert not checkpoint.exists()
     assert cut["test_accuracy"] == whole["test_accuracy"]
 
 
 def test_a_page_is_made_of_results(ran, tmp_path, capsys):
+    declared(tmp_path, text())
     template = tmp_path / "page.md.jinja"
     template.write_text(
         "{{ results.conditions('look') }}\n{{ results.table('look') }}\n{{ results.plot('look', 'A look') }}\n"
@@ -252,6 +338,40 @@ def test_a_page_is_made_of_results(ran, tmp_path, capsys):
     assert "there is no result of 'nothing'" in capsys.readouterr().err
 
 
+def test_the_page_that_ships_asks_for_nothing_that_is_not_declared(tmp_path):
+    for file in DECLARED:
+        experiment = read_experiment(file)
+        layer = {"name": "a", "shape": [4, 4], "topology": "TTN", "before": 16, "after": 4, "ratio": 4.0}
+        stub = {
+            "train_accuracy": 0.75,
+            "test_accuracy": 0.5,
+            "layers": [layer],
+            "stored": 4,
+            "diverged": False,
+            "dataset": "stub",
+            "images": 10,
+            "threads": 1,
+            "versions": {"torch": "2"},
+        }
+        run_experiments.write_results(
+            tmp_path / f"{experiment.name}.jsonl",
+            [
+                {**stub, "version": version.name, "seed": seed, "declaration": experiment.declaration(version)}
+                for version, seed in experiment.jobs()
+            ],
+        )
+    measured = {"layer": "fc", "ratio": 2.0, "shape": [4, 4], "weights": 16, "relative": 1.5, "bond": 2, "threads": 2}
+    rows = [{**measured, "network": network} for network in ("VGG-16", "AlexNet")]
+    run_experiments.write_results(tmp_path / "imagenet-layers.jsonl", rows)
+    fits = [{"layer": "conv", "version": "TTN", "relative_error": 0.9, "ratio": 3.0, "steps": 1}]
+    run_experiments.write_results(tmp_path / "imagenet-fits.jsonl", fits)
+    shown = experiment_page.page(tmp_path, experiment_page.TEMPLATE)
+    assert "50.0" in shown
+    assert "{{" not in shown
+    assert "| fc, 4 x 4 | 16 | 2 | 1.5 to 1.5 |" in shown
+    assert "| conv | 0.900 (3) |" in shown
+
+
 BAD = {
     "no TOML": ("title = ", "is no TOML file"),
     "unknown key": (text({"dense": "colour = 1"}), "version: unknown 'colour'; known are after,"),
@@ -262,7 +382,7 @@ BAD = {
     "missing version": (text({"a": 'after = "b"'}), "there is no version 'b', but 'a'"),
     "after itself generated": (
         text({"a": 'generate = { "*" = "TTN" }', "b": 'after = "a"'}),
-        "begins after 'a', which is not a dense one",
+        "begins after 'a', which is not the dense network",
     ),
     "frozen nothing": (text({"a": "frozen = true"}), "frozen = true needs generate"),
     "twice": (text({"a": ""}) + '[[versions]]\nname = "a"\n', "two versions have the name 'a'"),
