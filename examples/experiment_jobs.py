@@ -71,7 +71,6 @@ def run_job(
     work: Path,
     *,
     stop: Stop,
-    on_step: Callable[[int, float, float], None] = lambda step, loss, seconds: None,
 ) -> dict[str, Any]:
     """Train a version from a seed and return what was measured.
 
@@ -101,7 +100,6 @@ def run_job(
             checkpoint=checkpoint,
             resume=True,
             stop=stop,
-            on_step=on_step,
             objective=objective,
         )
     peak = None if meter is None else meter.peak() - held
