@@ -24,7 +24,6 @@ from matplotlib.figure import Figure
 from adntn.atomic import whole_file
 from experiment import Experiment, read_experiment
 from experiment_jobs import MEASURED_IMAGES
-from report import spread
 from run_experiments import finished
 
 TEMPLATE = Path(__file__).parent / "experiments" / "page.md.jinja"
@@ -170,20 +169,17 @@ class Experiments:
         """Return what each layer of an ImageNet network stores, by `measure_layers.py`: ratios of TTN; aTTN; MERA."""
         rows = [row for row in self._of("imagenet-layers") if row["network"] == network]
         bonds = sorted({row["bond"] for row in rows})
-        lines = [
-            f"| layer | weights | {' | '.join(f'ratio, bond {bond}' for bond in bonds)} | W made, in copies of it |",
-            f"|---|---:|{'---:|' * (len(bonds) + 1)}",
-        ]
+        timed = all("relative" in row for row in rows)
+        heads = ["layer", "weights", *(f"ratio, bond {bond}" for bond in bonds)]
+        heads += ["W made, in copies of it"] if timed else []
+        lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
         for layer in dict.fromkeys(row["layer"] for row in rows):
             these = [row for row in rows if row["layer"] == layer]
             ratios = ["; ".join(f"{row['ratio']:,.0f}" for row in these if row["bond"] == bond) for bond in bonds]
-            times = [row["relative"] for row in these]
-            cells = (
-                f"{layer}, {' x '.join(map(str, these[0]['shape']))}",
-                f"{these[0]['weights']:,}",
-                *ratios,
-                f"{min(times):.1f} to {max(times):.1f}",
-            )
+            cells = [f"{layer}, {' x '.join(map(str, these[0]['shape']))}", f"{these[0]['weights']:,}", *ratios]
+            if timed:
+                times = [row["relative"] for row in these]
+                cells.append(f"{min(times):.1f} to {max(times):.1f} ({these[0]['threads']} threads)")
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines)
 
@@ -196,11 +192,6 @@ class Experiments:
             cells = [f"{row['relative_error']:.3f} ({row['ratio']:,.0f})" for row in rows if row["layer"] == layer]
             lines.append(f"| {layer} | {' | '.join(cells)} |")
         return "\n".join(lines)
-
-    def ratios(self, network: str) -> str:
-        """Return the range of ratios over all layers and topologies of an ImageNet network."""
-        ratios = [row["ratio"] for row in self._of("imagenet-layers") if row["network"] == network]
-        return f"{min(ratios):,.0f} to {max(ratios):,.0f}"
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """Return the lines of a file of another kind, such as "imagenet-layers"."""
@@ -217,67 +208,37 @@ class Experiments:
         return self._results[experiment]
 
 
+KINDS = {
+    "TTN": "tab:blue",
+    "AugmentedTTN": "tab:orange",
+    "MERA": "tab:green",
+    "Brickwall": "tab:red",
+    "tensor train": "tab:purple",
+    "low rank": "tab:brown",
+    "small dense": "tab:grey",
+    "random features": "tab:olive",
+    "random projection": "tab:pink",
+    "dense": "black",
+}
+"""What the names of versions begin with, and their colours."""
+
+
 def drawn(groups: Sequence[Group], title: str) -> Figure:
-    """Return a figure of test accuracies against the numbers stored in all, named at the right."""
-    figure = Figure(figsize=(8.5, 4.8), layout="constrained")
+    """Return a figure of test accuracies against the numbers stored in all; what stores nothing is left out."""
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
     panel = figure.add_subplot(title=title, xlabel="numbers stored for the network", ylabel="test accuracy, %")
     panel.set_xscale("log")
-    heights = [100 * group.mean("test_accuracy") for group in groups]
-    for group, height in zip(groups, heights, strict=True):
-        error = 100 * group.spread("test_accuracy")
-        colour = colour_of(group.version)
-        panel.errorbar(
-            max(1, group.stored),
-            height,
-            yerr=None if math.isnan(error) else error,
-            fmt="o",
-            color=colour,
-            markerfacecolor="white" if "frozen" in group.version else colour,
-            markersize=6,
-            capsize=2,
-        )
-    low, high = min(heights), max(heights)
-    margin = max(1.0, 0.06 * (high - low))
-    panel.set_ylim(low - margin, high + margin)
+    for kind, colour in KINDS.items():
+        these = [group for group in groups if group.version.startswith(kind) and group.stored]
+        if these:
+            errors = [0.0 if math.isnan(error := group.spread("test_accuracy")) else 100 * error for group in these]
+            heights = [100 * group.mean("test_accuracy") for group in these]
+            across = [group.stored for group in these]
+            panel.errorbar(across, heights, yerr=errors, fmt="o", color=colour, markersize=6, capsize=2, label=kind)
     panel.grid(alpha=0.3)
     panel.spines[["top", "right"]].set_visible(False)
-    _name(panel, groups, heights)
+    panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return figure
-
-
-def colour_of(version: str) -> str:
-    """Return the colour of a version: that of its topology, black for dense ones, grey for narrow ones."""
-    colours = {
-        "TTN": "tab:blue",
-        "aTTN": "tab:orange",
-        "AugmentedTTN": "tab:orange",
-        "MERA": "tab:green",
-        "Brickwall": "tab:red",
-        "tensor train": "tab:purple",
-        "low rank": "tab:brown",
-        "small": "tab:grey",
-        "random": "tab:olive",
-    }
-    return next((colour for name, colour in colours.items() if version.startswith(name)), "black")
-
-
-def _name(panel: Any, groups: Sequence[Group], heights: Sequence[float]) -> None:
-    """Write the names in a column on the right, each joined to its mark by a thin line."""
-    bottom, top = panel.get_ylim()
-    ordered = sorted(zip(heights, groups, strict=True), key=lambda pair: pair[0])
-    places = spread([height for height, _ in ordered], (top - bottom) / 26, bottom, top)
-    for (height, group), place in zip(ordered, places, strict=True):
-        panel.annotate(
-            f"{group.version}  {height:.1f}",
-            xy=(max(1, group.stored), height),
-            xytext=(1.03, (place - bottom) / (top - bottom)),
-            textcoords="axes fraction",
-            color=colour_of(group.version),
-            fontsize="x-small",
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": colour_of(group.version), "linewidth": 0.4, "alpha": 0.4},
-            annotation_clip=False,
-        )
 
 
 def _ratio(value: float) -> str:

@@ -2,8 +2,9 @@
 
     python examples/measure_layers.py --out docs/results/paper --weights vgg16.onnx
 
-writes `imagenet-layers.jsonl`: for each layer, topology and bond what is stored, and how long its weight takes to be
-generated beside copying one; with weights also `imagenet-fits.jsonl`: how near generators come to the trained kernels.
+writes `imagenet-layers.jsonl`: for each layer, topology and bond what is stored and, unless `--repeats 0` is given, how
+long its weight takes to be generated beside copying one; with weights also `imagenet-fits.jsonl`: how near generators
+come to the trained kernels.
 """
 
 from __future__ import annotations
@@ -87,16 +88,24 @@ def counted(repeats: int) -> Iterable[dict[str, Any]]:
 
 
 def timed(generator: adntn.Generator, repeats: int) -> dict[str, Any]:
-    """Return what a generator stores, and the median seconds to make its weight and to copy one, alternately."""
+    """Return what a generator stores, and the median seconds to make its weight and to copy one, in turns.
+
+    Without repeats nothing is made, and no times are returned.
+    """
+    counts = {
+        "shape": generator.shape,
+        "weights": math.prod(generator.shape),
+        "stored": generator.parameters,
+        "ratio": generator.ratio,
+    }
+    if not repeats:
+        return counts
     cores = generator.init(seed=0, backend="torch")
     out, other = torch.empty(generator.shape), torch.zeros(generator.shape)
     calls = {"generate": lambda: generator.weight(cores, out=out), "copy": lambda: out.copy_(other)}
     times = interleaved(calls, repeats=repeats)
     return {
-        "shape": generator.shape,
-        "weights": math.prod(generator.shape),
-        "stored": generator.parameters,
-        "ratio": generator.ratio,
+        **counts,
         "generate_seconds": times["generate"].median,
         "copy_seconds": times["copy"].median,
         "relative": times["generate"].median / times["copy"].median,
@@ -131,7 +140,7 @@ def main(given: Iterable[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("results", "paper"), help="default: %(default)s")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="VGG-16 of ImageNet: fit its kernels too")
-    parser.add_argument("--repeats", type=positive, default=5, help="of each time (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="of each time; 0: count only (default: %(default)s)")
     parser.add_argument("--steps", type=positive, default=30, help="of L-BFGS in each fit (default: %(default)s)")
     parser.add_argument("--threads", type=positive, default=processors(), help="default: %(default)s")
     arguments = parser.parse_args(None if given is None else list(given))
