@@ -299,7 +299,7 @@ def test_results_of_another_declaration_are_neither_kept_nor_lost(ran, tmp_path,
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_numbers_of_an_undisturbed_one(ran, tmp_path):
-    file = declared(tmp_path, text({"dense": ""}, HEAD.replace("epochs = 1", "epochs = 400").replace("[0, 1]", "[0]")))
+    file = declared(tmp_path, text({"dense": ""}, HEAD.replace("epochs = 1", "epochs = 60").replace("[0, 1]", "[0]")))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def command(folder: str) -> list[str]:
@@ -321,7 +321,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_numbers_of_an_undisturbed_
         subprocess.run(command(folder), cwd=ROOT, check=True, timeout=300, env=environment)
     cut, whole = (json.loads((tmp_path / folder / "look.jsonl").read_text("utf-8")) for folder in ("cut", "whole"))
     assert cut["losses"] == whole["losses"]
-    assert len(cut["losses"]) == 400
+    assert len(cut["losses"]) == 60
     assert not checkpoint.exists()
     assert cut["test_accuracy"] == whole["test_accuracy"]
 
