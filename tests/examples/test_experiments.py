@@ -298,7 +298,7 @@ def test_results_of_another_declaration_are_neither_kept_nor_lost(ran, tmp_path,
     assert (ran / "out" / "look.jsonl").read_bytes() == before
 
 
-def test_an_interrupted_run_goes_on_and_ends_with_the_numbers_of_an_undisturbed_one(ran, tmp_path):
+def test_an_interrupted_run_goes_on_and_ends_with_the_numbers_of_an_undisturbed_one(tmp_path):
     file = declared(tmp_path, text({"dense": ""}, HEAD.replace("epochs = 1", "epochs = 60").replace("[0, 1]", "[0]")))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
