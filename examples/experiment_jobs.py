@@ -32,7 +32,7 @@ from data import Dataset
 from experiment import SIZES, Experiment, Version
 from networks import NETWORKS, freeze, parameter_count
 from training import Objective, Stop, Trained, accuracy, cross_entropy, train
-from versions import Replaced, replaceable
+from versions import Replaced, replaceable, smallest
 
 TEMPERATURE = 4.0
 """At which the outputs of a teacher are compared, with the same weight as the labels."""
@@ -267,19 +267,17 @@ def _load(network: nn.Module, experiment: Experiment, name: str, seed: int, work
 def _generate(network: nn.Module, version: Version, seed: int) -> tuple[Replaced, ...]:
     """Put generated layers into a network, several summed ones or beside a random start where the version says so."""
     if version.seeded:
-        learning = {id(one) for one in network.parameters()}
         weights = {id(network.get_submodule(n).weight) for n in replaceable(network, tuple(version.generate))}
         adapted = adapt(network, version.rules, seed=seed).rows
-        for parameter in network.parameters():  # of all that learned before, all but the weights at their start
-            parameter.requires_grad_(id(parameter) not in learning & weights)
+        for parameter in network.parameters():  # all but the weights at their start
+            parameter.requires_grad_(id(parameter) not in weights)
         return tuple(Replaced(row.name, row.shape, f"{row.topology}, seeded", row.before, row.after) for row in adapted)
     if version.copies == 1:
         rows = compress(network, version.rules, seed=seed, std=version.std).rows
         return tuple(Replaced(row.name, tuple(row.shape), row.topology, row.before, row.after) for row in rows)
-    dense = deepcopy(network)
     layers: dict[str, list[nn.Module]] = {}
     for copy in range(version.copies):
-        one = deepcopy(dense)
+        one = deepcopy(network)
         rows = compress(one, version.rules, seed=seed + 1000 * copy, std=version.std).rows
         for row in rows:
             layer = one.get_submodule(row.name)
@@ -350,17 +348,13 @@ def _narrower(experiment: Experiment, version: Version, seed: int, dataset: Data
         sizes = {name: value if name == "width" else max(1, round(value)) for name, value in given.items()}
         return {**version.network, **sizes}
 
-    low, high = 1, int(SIZES["hidden"])
-    while low < high:
-        middle = (low + high) // 2
-        enough = stored(dense_network(experiment, dataset, None, narrower(middle))) >= target.stored
-        low, high = (low, middle) if enough else (middle + 1, high)
-    if stored(dense_network(experiment, dataset, None, narrower(high))) < target.stored:
+    step = smallest(lambda step: stored(dense_network(experiment, dataset, None, narrower(step))), target.stored)
+    network = dense_network(experiment, dataset, seed, narrower(step))
+    whole, count, names = dense_network(experiment, dataset), stored(network), frozen(network)
+    if count < target.stored:
         raise ValueError(
             f"version {version.name!r} is smaller than {version.as_large_as!r} even if nothing is narrower"
         )
-    network, whole = dense_network(experiment, dataset, seed, narrower(low)), dense_network(experiment, dataset)
-    count, names = stored(network), frozen(network)
     layers = tuple(
         Replaced(
             one.name,

@@ -81,7 +81,7 @@ class Experiments:
         """
         declared, found = self._experiment(experiment), []
         for version in declared.versions:
-            results = [result for result in self._of(experiment) if result["version"] == version.name]
+            results = [result for result in self.rows(experiment) if result["version"] == version.name]
             if any(result["declaration"] != declared.declaration(version) for result in results):
                 raise ValueError(f"{experiment}: {version.name!r} has results that were made as the file said before")
             if results:
@@ -167,7 +167,7 @@ class Experiments:
 
     def layer_table(self, network: str) -> str:
         """Return what each layer of an ImageNet network stores, by `measure_layers.py`: ratios of TTN; aTTN; MERA."""
-        rows = [row for row in self._of("imagenet-layers") if row["network"] == network]
+        rows = [row for row in self.rows("imagenet-layers") if row["network"] == network]
         bonds = sorted({row["bond"] for row in rows})
         timed = all("relative" in row for row in rows)
         heads = ["layer", "weights", *(f"ratio, bond {bond}" for bond in bonds)]
@@ -185,7 +185,7 @@ class Experiments:
 
     def fit_table(self) -> str:
         """Return how near generators come to each trained kernel, by `measure_layers.py`: relative error (ratio)."""
-        rows = self._of("imagenet-fits")
+        rows = self.rows("imagenet-fits")
         versions = list(dict.fromkeys(row["version"] for row in rows))
         lines = [f"| layer | {' | '.join(versions)} |", f"|---|{'---:|' * len(versions)}"]
         for layer in dict.fromkeys(row["layer"] for row in rows):
@@ -193,16 +193,13 @@ class Experiments:
             lines.append(f"| {layer} | {' | '.join(cells)} |")
         return "\n".join(lines)
 
-    def rows(self, name: str) -> list[dict[str, Any]]:
-        """Return the lines of a file of another kind, such as "imagenet-layers"."""
-        return self._of(name)
-
     def _experiment(self, name: str) -> Experiment:
         if name not in self._declared:
             raise ValueError(f"there is no experiment {name!r}, but {', '.join(self._declared)}")
         return self._declared[name]
 
-    def _of(self, experiment: str) -> list[dict[str, Any]]:
+    def rows(self, experiment: str) -> list[dict[str, Any]]:
+        """Return the lines of a file: of an experiment, or of another kind, such as "imagenet-layers"."""
         if not self._results.get(experiment):
             raise ValueError(f"{self.folder} has no results of {experiment!r}; there are {', '.join(self._results)}")
         return self._results[experiment]

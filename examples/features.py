@@ -67,7 +67,7 @@ def read_convolutions(path: Path) -> Convolutions:
         tensors, prepare = torch.load(path, map_location="cpu", weights_only=True), _for_torchvision
     kernels = [one for _, one in sorted(_named(tensors, 4), key=lambda pair: _numbers(pair[0]))]
     biases = [one for _, one in sorted(_named(tensors, 1), key=lambda pair: _numbers(pair[0]))]
-    wanted = _shapes()
+    wanted = kernel_shapes()
     if [tuple(one.shape) for one in kernels] != wanted or [len(one) for one in biases] != [one[0] for one in wanted]:
         raise ValueError(f"{path}: found kernels of {[tuple(one.shape) for one in kernels]}, not those of VGG-16")
     return Convolutions(tuple(zip(kernels, biases, strict=True)), prepare)
@@ -141,6 +141,7 @@ def _numbers(name: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", name))
 
 
-def _shapes() -> list[tuple[int, int, int, int]]:
+def kernel_shapes() -> list[tuple[int, int, int, int]]:
+    """Return the shapes of VGG-16's kernels, in order."""
     wide = [3, *(channels for block in VGG16_BLOCKS for channels in block)]
     return [(after, before, 3, 3) for before, after in itertools.pairwise(wide)]

@@ -23,7 +23,8 @@ import adntn
 from adntn.benchmarking.measure import interleaved
 from adntn_torch import fit
 from compress_network import positive, processors
-from features import read_convolutions
+from features import kernel_shapes, read_convolutions
+from networks import VGG16_BLOCKS
 from run_experiments import write_results
 
 Shape = tuple[int, ...]
@@ -39,24 +40,13 @@ ALEXNET: dict[str, Shape] = {
 }
 """A. Krizhevsky, arXiv:1404.5997, as torchvision has it."""
 VGG16: dict[str, Shape] = {
-    **{
-        f"conv{block}_{number}": (after, before, 3, 3)
-        for block, number, after, before in (
-            (1, 1, 64, 3),
-            (1, 2, 64, 64),
-            (2, 1, 128, 64),
-            (2, 2, 128, 128),
-            (3, 1, 256, 128),
-            (3, 2, 256, 256),
-            (3, 3, 256, 256),
-            (4, 1, 512, 256),
-            (4, 2, 512, 512),
-            (4, 3, 512, 512),
-            (5, 1, 512, 512),
-            (5, 2, 512, 512),
-            (5, 3, 512, 512),
+    **dict(
+        zip(
+            (f"conv{block}_{n}" for block, wide in enumerate(VGG16_BLOCKS, 1) for n in range(1, len(wide) + 1)),
+            kernel_shapes(),
+            strict=True,
         )
-    },
+    ),
     "fc6": (4096, 25088),
     "fc7": (4096, 4096),
     "fc8": (1000, 4096),

@@ -169,9 +169,9 @@ def _small(shape: Shape, version: Version, patterns: tuple[str, ...], generated:
     after = max(sum(options(tuple(weight.shape)).parameters for weight in before.values()) for options in generated)
     if version.kind == "small: equal total":
         target = dense - sum(weight.numel() for weight in before.values()) + after
-        hidden = _smallest(lambda hidden: _count(shape, hidden, None), target)
+        hidden = smallest(lambda hidden: _count(shape, hidden, None), target)
     else:
-        hidden = _smallest(lambda hidden: _count(shape, hidden, names), after)
+        hidden = smallest(lambda hidden: _count(shape, hidden, names), after)
     small = shape.build(hidden)
     layers = tuple(
         Replaced(name, tuple(weight.shape), f"dense {tuple(kept.shape)}", weight.numel(), kept.numel())
@@ -194,7 +194,7 @@ def _count(shape: Shape, hidden: int, names: tuple[str, ...] | None) -> int:
     return sum(network.get_submodule(name).get_parameter("weight").numel() for name in names)
 
 
-def _smallest(count: Callable[[int], int], target: int) -> int:
+def smallest(count: Callable[[int], int], target: int) -> int:
     """Return the smallest hidden size, from 1 to the dense one, at which an increasing count reaches the target."""
     low, high = 1, HIDDEN
     while low < high:
