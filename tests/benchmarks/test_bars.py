@@ -14,7 +14,7 @@ from benchmarks import acceptance
 from benchmarks.bars import BARS, FULL, SHORT, Row, Scope, Wanted, power
 from benchmarks.cases import scaling, side_by_side
 from benchmarks.document import Document, verdict
-from benchmarks.table import page, write
+from benchmarks.table import latest, page, write
 
 Seconds = Callable[[Entry], float]
 SMALL = Scope(
@@ -222,3 +222,19 @@ def test_the_command_measures_the_bars_asked_for_and_names_no_files(
     assert {row["bar"] for row in written["rows"]} == {5}
     assert str(tmp_path) not in file.read_text()
     assert "bar 5: " in capsys.readouterr().out
+
+
+def test_of_rows_that_were_measured_twice_the_later_ones_are_shown() -> None:
+    def row(bar: int, measured: float) -> Row:
+        return Row(bar, "a case", "this by that", measured, reference=1.0, limit=2.0)
+
+    first = Document("first", {}, rows=(row(1, 1.0), row(2, 1.0)))
+    second = Document("second", {}, rows=(row(2, 3.0), row(3, 1.0)))
+    third = Document("third", {}, rows=(row(3, 4.0),))
+    shown = latest([first, second, third])
+    assert [(one.command, [(row.bar, row.measured) for row in one.rows]) for one in shown] == [
+        ("first", [(1, 1.0)]),
+        ("second", [(2, 3.0)]),
+        ("third", [(3, 4.0)]),
+    ]
+    assert [one.command for one in latest([third, third])] == ["third"]
