@@ -70,7 +70,9 @@ def write(documents: Sequence[Document], folder: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the files and write the folder."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
-    parser.add_argument("files", nargs="+", type=Path, help="written by `benchmarks` or `benchmarks.acceptance`, the latest last")
+    parser.add_argument(
+        "files", nargs="+", type=Path, help="written by `benchmarks` or `benchmarks.acceptance`, the latest last"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for the page and the plots")
     parsed = parser.parse_args(arguments)
     write(latest([Document.read(file) for file in parsed.files]), parsed.out)
