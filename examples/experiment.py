@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -104,6 +105,8 @@ class Experiment:
     images: int | None = None
     """Training images, spread over the classes; None is all."""
     test_images: int | None = None
+    held_out: int = 0
+    """How many training images are tested on in place of the test images, and not trained on: to choose by."""
     recipe: Recipe = field(default_factory=Recipe)
 
     def version(self, name: str) -> Version:
@@ -139,6 +142,7 @@ class Experiment:
             "data": self.data,
             "images": self.images,
             "test_images": self.test_images,
+            **({"held_out": self.held_out} if self.held_out else {}),
             "network": dict(self.network),
             "recipe": recipe,
             "version": given,
@@ -225,6 +229,10 @@ def _check(experiment: Experiment) -> None:
         raise ValueError(f"data must be one of {', '.join(map(repr, DATA))}, got {experiment.data!r}")
     if (network := experiment.network.get("name")) not in NETWORKS:
         raise ValueError(f"network: name must be one of {', '.join(NETWORKS)}, got {network!r}")
+    if experiment.held_out < 0 or experiment.held_out >= (experiment.images or math.inf):
+        raise ValueError(
+            f"held_out must not be negative, and less than images ({experiment.images}), got {experiment.held_out}"
+        )
     if twice := _repeated(re.sub(r"[^\w.%]+", "-", version.name) for version in experiment.versions):
         raise ValueError(f"two versions have the name {twice!r}, or names whose files are the same")
     for version in experiment.versions:

@@ -11,7 +11,7 @@ import platform
 import warnings
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -79,6 +80,7 @@ def run_job(
         when `stop` was requested; the job goes on from its checkpoint the next time.
     """
     recipe = experiment.recipe_for(version, seed)
+    dataset = holding_out(dataset, experiment.held_out) if experiment.held_out else dataset
     built = build(experiment, version, seed, dataset, work)
     network = built.network
     checkpoint = checkpoint_of(version, seed, work)
@@ -133,6 +135,28 @@ def run_job(
     if any(version.name in other.needs for other in experiment.versions):
         save_network(network, work / f"{place(version.name, seed)}.safetensors", experiment.declaration(version))
     return result
+
+
+def holding_out(dataset: Dataset, count: int) -> Dataset:
+    """Return a data set whose test images are so many of the training images, which are trained on no more.
+
+    >>> from data import load_data
+    >>> str(holding_out(load_data(images=200), 50)).split(": ")[1]
+    '150 training and 50 test images of 1 x 8 x 8, 10 classes'
+
+    Raises:
+        ValueError: if there are too few training images for so many of each class.
+    """
+    labels = dataset.train_labels.numpy()
+    kept, held = train_test_split(range(len(labels)), test_size=count, stratify=labels, random_state=0)
+    return replace(
+        dataset,
+        train_images=dataset.train_images[kept],
+        train_labels=dataset.train_labels[kept],
+        test_images=dataset.train_images[held],
+        test_labels=dataset.train_labels[held],
+        note="; ".join(filter(None, (dataset.note, "tested on training images that were held out"))),
+    )
 
 
 def build(experiment: Experiment, version: Version, seed: int, dataset: Dataset, work: Path) -> Built:

@@ -23,7 +23,7 @@ from adntn_torch import generated_layers
 from adntn_torch.training import read_checkpoint
 from data import load_data, read_dataset, write_dataset
 from experiment import Experiment, read_experiment
-from experiment_jobs import Summed, build, dense_network, place, save_network, stored_count
+from experiment_jobs import Summed, build, dense_network, holding_out, place, save_network, stored_count
 from networks import NETWORKS, parameter_count
 from training import Stop
 
@@ -157,6 +157,17 @@ def test_a_data_set_comes_back_from_its_file_as_it_was(tmp_path):
     for name, value in vars(dataset).items():
         other = getattr(found, name)
         assert torch.equal(other, value) if isinstance(value, torch.Tensor) else other == value
+
+
+def test_images_that_are_held_out_are_tested_on_and_not_trained_on():
+    dataset = load_data(images=200, test_images=50)
+    held = holding_out(dataset, 50)
+    parts = torch.cat([held.train_images, held.test_images]), torch.cat([held.train_labels, held.test_labels])
+    for found, before in zip(parts, (dataset.train_images, dataset.train_labels), strict=True):
+        assert len(found) == 200
+        rows = sorted(tuple(row) for row in found.reshape(200, -1).tolist())
+        assert rows == sorted(tuple(row) for row in before.reshape(200, -1).tolist())
+    assert held.test_labels.bincount().tolist() == [5] * 10
 
 
 def test_a_version_is_made_for_every_combination_and_those_that_others_need_come_first(experiment):
@@ -388,6 +399,10 @@ BAD = {
     "unknown network": (text({"dense": ""}, HEAD.replace("classifier", "lenet")), "name must be one of alexnet"),
     "unknown topology": (text({"a": 'generate = { "*" = "Tree" }'}), "version 'a', generate: wants PATTERN=TOPOLOGY"),
     "unknown recipe": (text({"a": "recipe = { speed = 1 }"}), "speed"),
+    "held out too many": (
+        text({"dense": ""}, HEAD.replace("images = 100\n", "images = 100\nheld_out = 100\n", 1)),
+        "held_out must not be negative, and less than images (100), got 100",
+    ),
     "missing version": (text({"a": 'after = "b"'}), "there is no version 'b', but 'a'"),
     "after itself generated": (
         text({"a": 'generate = { "*" = "TTN" }', "b": 'after = "a"'}),
