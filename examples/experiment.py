@@ -14,9 +14,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -182,6 +181,16 @@ def read_experiment(path: Path) -> Experiment:
     return experiment
 
 
+def place(name: str, seed: int) -> str:
+    """Return the name of a job's files.
+
+    >>> place("TTN, bond 4", 0)
+    'TTN-bond-4.0'
+    """
+    words = "".join(letter if letter.isalnum() or letter in ".%" else " " for letter in name).split()
+    return f"{'-'.join(words)}.{seed}"
+
+
 def plain(value: Any) -> Any:
     """Return a value as JSON gives it back."""
     if isinstance(value, tuple | list):
@@ -233,8 +242,10 @@ def _check(experiment: Experiment) -> None:
         raise ValueError(
             f"held_out must not be negative, and less than images ({experiment.images}), got {experiment.held_out}"
         )
-    if twice := _repeated(re.sub(r"[^\w.%]+", "-", version.name) for version in experiment.versions):
-        raise ValueError(f"two versions have the name {twice!r}, or names whose files are the same")
+    files = [place(version.name, 0) for version in experiment.versions]
+    for version, file in zip(experiment.versions, files, strict=True):
+        if files.count(file) > 1:
+            raise ValueError(f"two versions have the name {version.name!r}, or names whose files are the same")
     for version in experiment.versions:
         _check_options(experiment, version)
         _check_others(experiment, version)
@@ -270,12 +281,3 @@ def _check_options(experiment: Experiment, version: Version) -> None:
         raise ValueError(f"version {version.name!r}: prune needs a keep between 0 and 1, got {version.keep}")
     if version.fit and not version.after:
         raise ValueError(f"version {version.name!r}: fit needs after, the version whose weights are fitted")
-
-
-def _repeated(names: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return None

@@ -30,7 +30,7 @@ from adntn_torch import adapt, compress, expand
 from adntn_torch.adapters import merge
 from adntn_torch.training import dense_weights, fit_layers, logits_loss
 from data import Dataset
-from experiment import SIZES, Experiment, Version
+from experiment import SIZES, Experiment, Version, place
 from networks import NETWORKS, freeze, parameter_count
 from training import Objective, Stop, Trained, accuracy, cross_entropy, train
 from versions import Replaced, replaceable, smallest
@@ -79,7 +79,7 @@ def run_job(
         InterruptedRunError
         when `stop` was requested; the job goes on from its checkpoint the next time.
     """
-    recipe = experiment.recipe_for(version, seed)
+    recipe, declaration = experiment.recipe_for(version, seed), experiment.declaration(version)
     dataset = holding_out(dataset, experiment.held_out) if experiment.held_out else dataset
     built = build(experiment, version, seed, dataset, work)
     network = built.network
@@ -98,7 +98,7 @@ def run_job(
             network,
             dataset,
             recipe,
-            job=f"{experiment.name}, {version.name}, {seed}, {experiment.declaration(version)}",
+            job=f"{experiment.name}, {version.name}, {seed}, {declaration}",
             checkpoint=checkpoint,
             resume=True,
             stop=stop,
@@ -111,7 +111,7 @@ def run_job(
         "experiment": experiment.name,
         "version": version.name,
         "seed": seed,
-        "declaration": experiment.declaration(version),
+        "declaration": declaration,
         "layers": [{**asdict(layer), "ratio": layer.ratio} for layer in built.layers],
         "dense_parameters": stored_count(dense_network(experiment, dataset)),
         "stored": built.stored,
@@ -133,7 +133,7 @@ def run_job(
         "versions": {"adntn": adntn.__version__, "Python": platform.python_version(), "torch": torch.__version__},
     }
     if any(version.name in other.needs for other in experiment.versions):
-        save_network(network, work / f"{place(version.name, seed)}.safetensors", experiment.declaration(version))
+        save_network(network, work / f"{place(version.name, seed)}.safetensors", declaration)
     return result
 
 
@@ -244,16 +244,6 @@ def save_network(network: nn.Module, path: Path, declaration: Mapping[str, Any])
 def checkpoint_of(version: Version, seed: int, work: Path) -> Path:
     """Return the file from which an interrupted job goes on."""
     return work / f"{place(version.name, seed)}.checkpoint.pt"
-
-
-def place(name: str, seed: int) -> str:
-    """Return the name of a job's files.
-
-    >>> place("TTN, bond 4", 0)
-    'TTN-bond-4.0'
-    """
-    words = "".join(letter if letter.isalnum() or letter in ".%" else " " for letter in name).split()
-    return f"{'-'.join(words)}.{seed}"
 
 
 def distilling(teacher: nn.Module, *, autocast: bool) -> Objective:

@@ -29,8 +29,8 @@ from rich.progress import Progress
 from adntn.atomic import whole_file
 from compress_network import positive, processors
 from data import load_data, read_dataset, write_dataset
-from experiment import DATA, Experiment, Version, read_experiment
-from experiment_jobs import checkpoint_of, place, run_job
+from experiment import DATA, Experiment, Version, place, read_experiment
+from experiment_jobs import checkpoint_of, run_job
 from features import features_of, read_convolutions
 from memory import keep_freed_memory
 from planning import clock

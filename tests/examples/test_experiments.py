@@ -22,8 +22,8 @@ import run_experiments
 from adntn_torch import generated_layers
 from adntn_torch.training import read_checkpoint
 from data import load_data, read_dataset, write_dataset
-from experiment import Experiment, read_experiment
-from experiment_jobs import Summed, build, dense_network, holding_out, place, save_network, stored_count
+from experiment import Experiment, place, read_experiment
+from experiment_jobs import Summed, build, dense_network, holding_out, save_network, stored_count
 from networks import NETWORKS, parameter_count
 from training import Stop
 
