@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from helpers import needs
 
-from adntn.testing import BackendConformance
+from adntn.testing import CASES, BackendConformance
+from adntn.verification.cases import Case
 
 
 @pytest.fixture(autouse=True)
@@ -24,9 +25,14 @@ class TestArrayAPIStrict(BackendConformance):
 
 
 class TestDask(BackendConformance):
-    """Another one, whose arrays are computed late and in chunks."""
+    """Another one, whose arrays are computed late and in chunks: slowly, so that it runs some of the cases."""
 
     backend = "dask"
+
+    @pytest.mark.parametrize("differentiation", ["adjoint"])
+    @pytest.mark.parametrize(("case", "dtype"), CASES[::5], ids=str)
+    def test_weight_and_gradients_agree(self, case: Case, dtype: str, differentiation: str) -> None:
+        super().test_weight_and_gradients_agree(case, dtype, differentiation)
 
 
 class TestTorch(BackendConformance):

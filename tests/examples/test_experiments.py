@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from adntn_torch import generated_layers
 from adntn_torch.training import read_checkpoint
 from data import load_data, read_dataset, write_dataset
 from experiment import Experiment, place, read_experiment
-from experiment_jobs import Summed, build, dense_network, holding_out, save_network, stored_count
+from experiment_jobs import Summed, build, dense_network, holding_out, run_job, save_network, stored_count
 from networks import NETWORKS, parameter_count
 from training import Stop
 
@@ -107,6 +108,8 @@ seeds = [0]
 }
 WITH_TWO_SEEDS = ("dense", "TTN", "MERA", "small")
 NAMES = ["dense", "TTN", "MERA", *list(VERSIONS)[2:]]
+#: Those that a command runs, each job in a process of its own: with two seeds, after another, and not trained at all.
+COMMANDED = {name: VERSIONS[name] for name in ("dense", "{topology}", "pruned", "int8")}
 
 
 def text(versions: dict[str, str] = VERSIONS, head: str = HEAD) -> str:
@@ -128,17 +131,25 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an experiment that was run as a user runs it."""
     folder = tmp_path_factory.mktemp("ran")
-    file = declared(folder, text())
+    file = declared(folder, text(COMMANDED))
     command = [sys.executable, "examples/run_experiments.py", str(file), "--out", str(folder / "out")]
     command += ["--work", str(folder / "work"), "--jobs", "2"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=500, env={**os.environ, "OMP_NUM_THREADS": "1"})
     return folder
 
 
+@pytest.fixture(scope="module")
+def results(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What each version's first seed gives, by name."""
+    dataset, work = load_data(images=100, test_images=50), tmp_path_factory.mktemp("work")
+    jobs = [version for version, seed in experiment.jobs() if seed == 0]
+    return {version.name: run_job(experiment, version, 0, dataset, work, stop=Stop()) for version in jobs}
+
+
 @pytest.mark.parametrize("file", DECLARED, ids=[file.stem for file in DECLARED])
 def test_every_experiment_that_ships_says_what_it_stores(file, tmp_path):
     experiment = read_experiment(file)
-    experiment = replace(experiment, network={**experiment.network, "hidden": 1024})
+    experiment = replace(experiment, network={**experiment.network, "hidden": 256})
     dataset = load_data(images=20, test_images=10)
     colours, size = {"digits": (1, 8), "cifar-10": (3, 32), "cifar-10 features": (512, 1)}[experiment.data]
     dataset = replace(dataset, train_images=torch.zeros(20, colours, size, size))
@@ -251,17 +262,30 @@ def test_a_sum_of_generators_begins_with_the_deviation_of_one(experiment, tmp_pa
     wanted = inputs @ (first.weight + second.weight).T + first.bias
     torch.testing.assert_close(summed(inputs), wanted)
     deviation = float((first.weight + second.weight).detach().std())
-    assert math.isclose(deviation, float(dense.get_submodule("classifier.3").weight.std()), rel_tol=0.15)
+    assert math.isclose(deviation, float(dense.get_submodule("classifier.3").weight.detach().std()), rel_tol=0.15)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_version_is_trained_and_measured(results, name):
+    result = results[name]
+    assert 0 <= result["test_accuracy"] <= 1
+    assert result["peak_memory"] >= 0
+    assert len(result["losses"]) == (0 if name == "int8" else 1)
+    assert not result["diverged"]
+
+
+def test_what_is_stored_is_counted_as_it_is(results):
+    assert results["int8"]["stored"] < results["dense"]["stored"] / 3
+    assert results["pruned"]["layers"][0]["ratio"] == pytest.approx(10, rel=0.01)
 
 
 def test_every_job_has_a_result_and_the_same_command_runs_nothing_twice(ran, capsys, monkeypatch):
     results = [json.loads(line) for line in (ran / "out" / "look.jsonl").read_text("utf-8").splitlines()]
     assert {(result["version"], result["seed"]) for result in results} == {
-        (name, seed) for name in NAMES for seed in ((0, 1) if name in WITH_TWO_SEEDS else (0,))
+        *((name, seed) for name in ("dense", "TTN", "MERA") for seed in (0, 1)),
+        ("pruned", 0),
+        ("int8", 0),
     }
-    by_name = {result["version"]: result for result in results}
-    assert by_name["int8"]["stored"] < by_name["dense"]["stored"] / 3
-    assert by_name["pruned"]["layers"][0]["ratio"] == pytest.approx(10, rel=0.01)
     assert all(0 <= result["test_accuracy"] <= 1 and result["peak_memory"] >= 0 for result in results)
     monkeypatch.setattr(run_experiments, "keep_freed_memory", lambda: None)
     given = [str(ran / "look.toml"), "--out", str(ran / "out"), "--work", str(ran / "work"), "--list"]
@@ -302,7 +326,7 @@ def test_a_result_that_was_left_is_kept(ran, tmp_path):
 
 def test_results_of_another_declaration_are_neither_kept_nor_lost(ran, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(run_experiments, "keep_freed_memory", lambda: None)
-    file = declared(tmp_path, text().replace("bond=2", "bond=3"))
+    file = declared(tmp_path, text(COMMANDED).replace("bond=2", "bond=3"))
     before = (ran / "out" / "look.jsonl").read_bytes()
     assert run_experiments.main([str(file), "--out", str(ran / "out"), "--work", str(ran / "work")]) == 2
     assert "'TTN', seed 0, was made as the file said before" in capsys.readouterr().err
@@ -338,7 +362,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_numbers_of_an_undisturbed_
 
 
 def test_a_page_is_made_of_results(ran, tmp_path, capsys):
-    declared(tmp_path, text())
+    declared(tmp_path, text(COMMANDED))
     template = tmp_path / "page.md.jinja"
     template.write_text(
         "{{ results.conditions('look') }}\n{{ results.table('look') }}\n{{ results.plot('look', 'A look') }}\n"

@@ -24,16 +24,6 @@ def topology(request: pytest.FixtureRequest) -> adntn_jax.TopologyOptions:
     return options
 
 
-#: How layers compute and who differentiates them: all that goes together.
-WAYS: dict[str, dict[str, Any]] = {
-    "materialise, native": {"schedule": "materialise", "differentiation": "native"},
-    "materialise, adjoint": {"schedule": "materialise", "differentiation": "adjoint"},
-    "recompute": {"schedule": "recompute"},
-    "stream": {"schedule": "stream", "differentiation": "adjoint"},
-    "contract": {"schedule": "contract"},
-    "auto": {"schedule": "auto"},
-    "auto, with a limit": {"schedule": "auto", "memory_limit": 2**20},
-}
 LAST_TANH = adntn.TTN.options(bond=2, last_activation="tanh")
 #: Keywords of layers, the error and what it says.
 WRONG_SCHEDULES: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -49,13 +39,6 @@ WRONG_SCHEDULES: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"memory_limit": 0}, ValueError, "memory_limit must be a positive number of bytes, or None, got 0"),
     ({"memory_limit": "1 GiB"}, TypeError, "got '1 GiB'"),
 ]
-
-
-@pytest.fixture(params=WAYS.values(), ids=WAYS.keys())
-def way(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Each schedule of a layer with each path of differentiation that it has."""
-    keywords: dict[str, Any] = request.param
-    return keywords
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matrix import in_ways
 
 eqx = pytest.importorskip("equinox")
 optax = pytest.importorskip("optax")
@@ -49,7 +50,7 @@ LAYERS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("case", LAYERS.values(), ids=LAYERS.keys())
+@pytest.mark.parametrize(("case", "way"), in_ways(LAYERS).values(), ids=in_ways(LAYERS).keys())
 def test_outputs_and_gradients_are_the_dense_layers(case, way, refused, assert_agree):
     kind, arguments, shape = case
     if reason := refused(kind, arguments.get("groups", 1), way):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -36,21 +36,27 @@ def square(y: jax.Array) -> jax.Array:
     return (y * y.conj()).real.sum()
 
 
+def value_and_gradients(make: Callable[..., jax.Array], generator: adntn.Generator, dtype: str) -> Any:
+    """Of the square of a product, at cores and an x of this number type."""
+    cores = in_library(generic_cores(generator, 0, dtype), "jax")
+    x = jnp.asarray(random_array((2, 7, generator.shape[1]), 5, dtype))
+    return jax.jit(jax.value_and_grad(lambda cores, x: square(make(cores, x)), argnums=(0, 1)))(cores, x)
+
+
+@cache
+def products_with_the_weight(generator: adntn.Generator, dtype: str) -> Any:
+    """The same from the weight: compiled once, for all sizes of slabs."""
+    return value_and_gradients(lambda cores, x: x @ generator.weight(cores).T, generator, dtype)
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 @pytest.mark.parametrize("largest", LARGEST)
 @pytest.mark.parametrize("options", LINEAR.values(), ids=LINEAR.keys())
 def test_contractions_are_products_with_the_weight(options, largest, dtype, assert_agree):
     generator = options((23, 12))
-    cores = in_library(generic_cores(generator, 0, dtype), "jax")
-    x = jnp.asarray(random_array((2, 7, 12), 5, dtype))
-    own, expected = (
-        jax.jit(jax.value_and_grad(lambda cores, x, make=make: square(make(cores, x)), argnums=(0, 1)))(cores, x)
-        for make in (
-            lambda cores, x: contracted(generator, cores, x, largest),
-            lambda cores, x: x @ generator.weight(cores).T,
-        )
-    )
+    own = value_and_gradients(lambda cores, x: contracted(generator, cores, x, largest), generator, dtype)
+    expected = products_with_the_weight(generator, dtype)
     assert_agree(own, expected)
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matrix import in_ways
 
 pytest.importorskip("flax")
 optax = pytest.importorskip("optax")
@@ -68,7 +69,7 @@ def squares(layer: nnx.Module, x: jax.Array) -> tuple[jax.Array, tuple[nnx.State
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("case", LAYERS.values(), ids=LAYERS.keys())
+@pytest.mark.parametrize(("case", "way"), in_ways(LAYERS).values(), ids=in_ways(LAYERS).keys())
 def test_outputs_and_gradients_are_the_dense_layers(case, way, refused, assert_agree):
     kind, arguments, shape = case
     options = {**arguments, "param_dtype": jnp.float64}

@@ -117,19 +117,34 @@ def reference_weight(generator: adntn.Generator, cores: Mapping[str, Array]) -> 
     return np.stack([_one_weight(network, one) for one in each])
 
 
+@cache
+def _contractions(network: adntn.Network) -> list[tuple[list[list[int]], Any]]:
+    """For each level the labels of the state, of the nodes and of the next state, and the path that einsum takes.
+
+    They are the same for all cores, and finite differences ask for the weights of many.
+    """
+    found, legs = list[tuple[list[list[int]], Any]](), tuple[adntn.Leg, ...]()
+    for level in network.levels:
+        joined = [legs, *(node.legs for node in level.nodes)]
+        number = {leg: place for place, leg in enumerate(dict.fromkeys(leg for one in joined for leg in one))}
+        labels = [[number[leg] for leg in one] for one in [*joined, level.output]]
+        shapes = [np.broadcast_to(0.0, [leg.size for leg in one]) for one in joined]
+        operands = [part for pair in zip(shapes, labels, strict=False) for part in pair]
+        # with the memory that is the default here, einsum would contract long chains all at once
+        path, _ = np.einsum_path(*operands, labels[-1], optimize=("greedy", 2**24))
+        found.append((labels, path))
+        legs = level.output
+    return found
+
+
 def _one_weight(network: adntn.Network, cores: Mapping[str, Array]) -> Array:
     cores = {name: in_double(core) for name, core in cores.items()}
     state: Array = np.ones(())
-    legs: tuple[adntn.Leg, ...] = ()
-    for level in network.levels:
-        joint = dict.fromkeys([*legs, *(leg for node in level.nodes for leg in node.legs)])
-        number = {leg: place for place, leg in enumerate(joint)}
-        operands: list[Any] = [state, [number[leg] for leg in legs]]
-        for node in level.nodes:
-            operands += [cores[node.core], [number[leg] for leg in node.legs]]
-        # with the memory that is the default here, einsum would contract long chains all at once
-        state = np.einsum(*operands, [number[leg] for leg in level.output], optimize=("greedy", 2**24))
-        state, legs = ACTIVATIONS[level.activation.name](state), level.output
+    for level, (labels, path) in zip(network.levels, _contractions(network), strict=True):
+        operands = [state, *(cores[node.core] for node in level.nodes)]
+        given = [part for pair in zip(operands, labels, strict=False) for part in pair]
+        state = ACTIVATIONS[level.activation.name](np.einsum(*given, labels[-1], optimize=path))
+    legs = network.levels[-1].output
     layout = network.layout
     padded = state.transpose(sorted(range(len(legs)), key=lambda place: layout.order[place]))
     padded = padded.reshape([int(np.prod(factors)) for factors in layout.factors])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import adntn
 
@@ -77,6 +78,17 @@ LAYER_TOPOLOGIES: dict[str, adntn.Options] = {
     "Tucker": adntn.Tucker.options(rank=2),
 }
 
+#: How layers of JAX compute and who differentiates them: all that goes together.
+WAYS: dict[str, dict[str, Any]] = {
+    "materialise, native": {"schedule": "materialise", "differentiation": "native"},
+    "materialise, adjoint": {"schedule": "materialise", "differentiation": "adjoint"},
+    "recompute": {"schedule": "recompute"},
+    "stream": {"schedule": "stream", "differentiation": "adjoint"},
+    "contract": {"schedule": "contract"},
+    "auto": {"schedule": "auto"},
+    "auto, with a limit": {"schedule": "auto", "memory_limit": 2**20},
+}
+
 
 def fits(topology: str, shape: tuple[int, ...]) -> bool:
     """Whether a row can make weights of a shape."""
@@ -87,3 +99,18 @@ def fits(topology: str, shape: tuple[int, ...]) -> bool:
     if topology.startswith("Tucker"):
         return len(shape) == 2 or "batch" in topology
     return True
+
+
+def in_ways(layers: Mapping[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Rows of layers and ways: each layer in two ways, and the first one and one with groups in every way.
+
+    A way is how a weight comes about, a kind of layer what is done with it; where they meet is whether the weight is a
+    matrix, and its groups.
+    """
+    thorough = {next(iter(layers)), next(name for name in layers if "groups" in name)}
+    return {
+        f"{layer}, {way}": (layers[layer], WAYS[way])
+        for layer in layers
+        for way in WAYS
+        if layer in thorough or way in ("materialise, native", "stream")
+    }
