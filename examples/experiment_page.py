@@ -40,6 +40,10 @@ class Group:
         """Return one number of each result."""
         return [float(result[name]) for result in self.results]
 
+    def known(self, name: str) -> list[float]:
+        """Return one number of each result that has it."""
+        return [float(result[name]) for result in self.results if result[name] is not None]
+
     def mean(self, name: str) -> float:
         """Return the mean of a number over the seeds."""
         return statistics.fmean(self.values(name))
@@ -114,10 +118,10 @@ class Experiments:
         )
 
     def table(self, experiment: str) -> str:
-        """Return a table with a row for each version."""
+        """Return a table with a row for each version: seconds are the least of all seeds, memory the most."""
         rows = [
-            "| version | seeds | stored in the layers | ratio | stored in all | train | test |",
-            "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+            "| version | seeds | stored in the layers | ratio | stored in all | train | test | s per epoch | MiB |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         ]
         for group in self.groups(experiment):
             layers = group.results[0]["layers"]
@@ -129,6 +133,8 @@ class Experiments:
                 f"{group.stored:,}",
                 _percent(group, "train_accuracy"),
                 _percent(group, "test_accuracy"),
+                f"{seconds:,.1f}" if (seconds := min(group.values("seconds_per_epoch"))) else "",
+                f"{max(peaks) / 2**20:,.0f}" if seconds and (peaks := group.known("peak_memory")) else "",
             )
             rows.append(f"| {' | '.join(cells)} |")
         return "\n".join(rows)

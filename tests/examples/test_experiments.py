@@ -392,6 +392,8 @@ def test_the_page_that_ships_asks_for_nothing_that_is_not_declared(tmp_path):
             "layers": [layer],
             "stored": 4,
             "diverged": False,
+            "seconds_per_epoch": 1.5,
+            "peak_memory": None,
             "dataset": "stub",
             "images": 10,
             "threads": 1,
