@@ -1,0 +1,225 @@
+"""Feeding readers with files that are almost right, guided by which lines of the library they reach.
+
+A mutated file that reaches a line that none before it has is kept and mutated further. What must not happen is a
+finding: an error that is not documented, something that is run, ten seconds without an answer, half a gigabyte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import linecache
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from types import FrameType
+from typing import Any
+
+import adntn
+from robustness.mutations import mutated
+from robustness.readers import Reader
+
+#: Seconds after which a reader hangs.
+PATIENCE = 10
+#: Bytes that a file of kilobytes is not worth.
+ABSURD = 2**29
+#: What no reader does, by the names of Python's audit events.
+FORBIDDEN = (
+    *("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn", "subprocess.Popen", "pty.spawn"),
+    *("socket.connect", "socket.bind", "ctypes.dlopen", "shutil.rmtree", "marshal.loads", "code.__new__"),
+)
+#: The folders of our own code.
+OWN = (str(Path(adntn.__file__).parent), str(Path(adntn.__file__).parents[1] / "backends"))
+#: Files above this size are not mutated further.
+LARGEST_FILE = 2**16
+
+
+class TookForEverError(BaseException):
+    """A reader has not answered in time; no `except Exception` of a reader takes it for its own."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file.
+
+    Attributes:
+        refusal: where it was refused, as "module:line"; empty if it was taken.
+        finding: what must not happen, or empty.
+    """
+
+    refusal: str = ""
+    finding: str = ""
+
+
+@dataclass
+class Tally:
+    """What was seen of one reader."""
+
+    seconds: float = 0.0
+    executions: int = 0
+    refused: int = 0
+    refusals: set[str] = field(default_factory=set)
+    findings: dict[str, bytes] = field(default_factory=dict)
+    pool: list[bytes] = field(default_factory=list)
+
+
+_heard: list[str] = []
+_listening = False
+
+
+def _hear(event: str, arguments: tuple[Any, ...]) -> None:
+    if _listening and event in FORBIDDEN:
+        _heard.append(event)
+
+
+def listen() -> None:
+    """Hear, from now on and as long as the process lives, of what readers must not do."""
+    sys.addaudithook(_hear)
+
+
+def execute(reader: Reader, blob: bytes) -> Outcome:
+    """Return what becomes of a file; in the main thread only, because of the alarm."""
+    global _listening
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    _heard.clear()
+    outcome = Outcome()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), _alarm():
+        warnings.simplefilter("ignore")
+        try:
+            _listening = True
+            reader.read(blob, Path(folder))
+        except (Exception, SystemExit, TookForEverError) as error:
+            _listening = False
+            where = _where(error)
+            documented = type(error).__name__ in reader.refusals
+            outcome = Outcome(where) if documented else Outcome(where, f"{type(error).__name__} at {where}")
+        finally:
+            _listening = False
+    taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    if _heard:
+        return Outcome(outcome.refusal, f"{_heard[0]} was run")
+    if taken > ABSURD:
+        return Outcome(outcome.refusal, f"took {taken / 2**20:,.0f} MiB more")
+    return outcome
+
+
+def fuzz(readers: Mapping[str, Reader], seconds: float, seed: int, known: Mapping[str, list[bytes]]) -> dict[str, Tally]:
+    """Return what was seen of each reader, which all get the same time.
+
+    Args:
+        readers: by name.
+        seconds: in all.
+        seed: of the random numbers.
+        known: files to begin from, besides the seeds.
+    """
+    random = Random(seed)
+    tallies = {name: Tally(pool=[*reader.seeds(), *known.get(name, ())]) for name, reader in readers.items()}
+    lines: set[tuple[str, int]] = set()
+    for name, reader in readers.items():
+        for blob in tallies[name].pool:
+            _count(tallies[name], reader, blob, lines)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        name, tally = min(tallies.items(), key=lambda pair: pair[1].seconds)
+        blob = mutated(random.choice(tally.pool), random, lambda tally=tally: random.choice(tally.pool))  # type: ignore[misc]
+        reached = len(lines)
+        _count(tally, readers[name], blob, lines)
+        if len(lines) > reached and len(blob) <= LARGEST_FILE:
+            tally.pool.append(blob)
+    return tallies
+
+
+def rows(tallies: Mapping[str, Tally]) -> list[dict[str, Any]]:
+    """Return a row of a table for each reader."""
+    made = []
+    for name, tally in tallies.items():
+        kinds = Counter(finding.partition(" ")[0] for finding in tally.findings)
+        hangs = kinds.pop(TookForEverError.__name__, 0)
+        memory = kinds.pop("took", 0)
+        run = sum("was run" in finding for finding in tally.findings)
+        made.append(
+            {
+                "reader": name,
+                "files": tally.executions,
+                "refused": tally.refused,
+                "places that refuse": len(tally.refusals),
+                "taken": tally.executions - tally.refused,
+                "undocumented errors": len(tally.findings) - hangs - memory - run,
+                "hangs": hangs,
+                "absurd memory": memory,
+                "ran something": run,
+            }
+        )
+    return made
+
+
+def _count(tally: Tally, reader: Reader, blob: bytes, lines: set[tuple[str, int]]) -> None:
+    start = time.monotonic()
+    with _traced(lines):
+        outcome = execute(reader, blob)
+    tally.seconds += time.monotonic() - start
+    tally.executions += 1
+    if outcome.refusal:
+        tally.refused += 1
+        tally.refusals.add(outcome.refusal)
+    if outcome.finding and outcome.finding not in tally.findings:
+        tally.findings[outcome.finding] = blob
+
+
+@contextmanager
+def _traced(lines: set[tuple[str, int]]) -> Iterator[None]:
+    """Add the lines of our own code that are run."""
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        name = frame.f_code.co_filename
+        if not name.startswith(OWN):
+            return None
+
+        def line(frame: FrameType, event: str, argument: Any) -> Any:
+            if event == "line":
+                lines.add((name, frame.f_lineno))
+            return line
+
+        return line
+
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(None)
+
+
+@contextmanager
+def _alarm() -> Iterator[None]:
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise TookForEverError(f"no answer within {PATIENCE} seconds")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _where(error: BaseException) -> str:
+    """Return the last line of our own code that an error came through."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(OWN)]
+    if not own:
+        return "outside"
+    return f"{Path(own[-1].filename).relative_to(Path(adntn.__file__).parents[1])}:{own[-1].lineno}"
+
+
+def name_of(blob: bytes) -> str:
+    """Return the name of a file in a corpus."""
+    return hashlib.sha256(blob).hexdigest()[:12]
