@@ -7,7 +7,6 @@ finding: an error that is not documented, something that is run, ten seconds wit
 from __future__ import annotations
 
 import hashlib
-import linecache
 import resource
 import signal
 import sys
@@ -41,6 +40,8 @@ FORBIDDEN = (
 OWN = (str(Path(adntn.__file__).parent), str(Path(adntn.__file__).parents[1] / "backends"))
 #: Files above this size are not mutated further.
 LARGEST_FILE = 2**16
+#: Files above this size are not kept in a corpus.
+LARGEST_KEPT = 2**12
 
 
 class TookForEverError(BaseException):
@@ -220,6 +221,36 @@ def _where(error: BaseException) -> str:
     return f"{Path(own[-1].filename).relative_to(Path(adntn.__file__).parents[1])}:{own[-1].lineno}"
 
 
-def name_of(blob: bytes) -> str:
-    """Return the name of a file in a corpus."""
-    return hashlib.sha256(blob).hexdigest()[:12]
+def known(corpus: Path, readers: Mapping[str, Reader]) -> dict[str, list[bytes]]:
+    """Return the files of a corpus by reader; none where there is no folder."""
+    return {name: [path.read_bytes() for path in sorted((corpus / folder_of(name)).glob("*"))] for name in readers}
+
+
+def keep(blob: bytes, corpus: Path, reader: str) -> Path:
+    """Write a file into a corpus, under a name that follows from what is in it; return its path."""
+    path = corpus / folder_of(reader) / hashlib.sha256(blob).hexdigest()[:12]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(blob)
+    return path
+
+
+def folder_of(reader: str) -> str:
+    """Return the name of a reader's folder.
+
+    >>> folder_of("adapter, lora, config")
+    'adapter-lora-config'
+    """
+    return reader.replace(",", "").replace(" ", "-")
+
+
+def keep_smallest(tallies: Mapping[str, Tally], readers: Mapping[str, Reader], corpus: Path) -> None:
+    """Write, for each reader, small files that together are refused at every place that its pool is refused at."""
+    for name, tally in tallies.items():
+        seen: set[str] = set()
+        for blob in sorted(tally.pool, key=len):
+            if len(blob) > LARGEST_KEPT:
+                break
+            refusal = execute(readers[name], blob).refusal
+            if refusal not in seen:
+                seen.add(refusal)
+                keep(blob, corpus, name)

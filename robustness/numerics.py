@@ -1,27 +1,25 @@
 """Weights and gradients at the edges of what numbers can be: huge, tiny, short, deep, thin.
 
 Each row is a generator with cores at an extreme. What a library computes there, in the row's number type, is compared
-with the weight by definition and with gradients in double precision, and must be finite where these are.
+with the weight by definition and with gradients in double precision, and must be finite, as these are.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 import adntn
-from adntn.arrays import SHORT_DTYPES
 from adntn.verification.compare import Way, errors, lack
-from adntn.verification.reference import Reference, answer, reference
+from adntn.verification.reference import Reference, reference, reference_of
 from adntn.verification.tolerance import EPSILON, ILL_CONDITIONED, depth, tolerance
 
-#: 15 legs of rows and 15 of columns, most of them of one value: 30 legs, and a weight that can be held.
-THIRTY = [(1, 1, 2, 1, 1, 2, 1, 1, 2, 1, 1, 2, 1, 1, 2)] * 2
+#: Rows and columns of 15 legs each, most of them of one value: 30 legs, and a weight that can be held.
+THIRTY = [(1, 1, 2) * 5] * 2
+BACKENDS = ("numpy", "torch", "jax")
 
 
 @dataclass(frozen=True)
@@ -31,16 +29,44 @@ class Extreme:
     Attributes:
         generator: of a small weight.
         dtype: in which it is computed.
-        factors: patterns of the names of cores, and what these cores are multiplied by.
+        powers: by which powers of two cores are multiplied, which is exact.
+        is_denormal: whether numbers lie below the smallest normal one: libraries may take these for zero, and every
+            error is then possible that is finite.
     """
 
     generator: adntn.Generator
     dtype: str = "float32"
-    factors: Mapping[str, float] = field(default_factory=dict)
+    powers: Mapping[str, int] = field(default_factory=dict)
+    is_denormal: bool = False
 
 
-def _tree(activation: str = "tanh", **options: Any) -> adntn.Generator:
-    return adntn.TTN((8, 6), bond=2, leg=1, activation=activation, **options)
+@dataclass(frozen=True)
+class Found:
+    """What a library has computed at an extreme.
+
+    Attributes:
+        weight: its error relative to its norm.
+        gradient: the largest of any core's gradient.
+        allowed: what counts as agreement; infinite where no agreement can be asked for.
+    """
+
+    weight: float
+    gradient: float
+    allowed: float
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all numbers of the weight and of the gradients are."""
+        return math.isfinite(self.weight) and math.isfinite(self.gradient)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether they are finite, and as near as they should be."""
+        return self.is_finite and max(self.weight, self.gradient) <= self.allowed
+
+
+def _tree(activation: str) -> adntn.Generator:
+    return adntn.TTN((8, 6), bond=2, leg=1, activation=activation, last_activation=activation)
 
 
 MERA = adntn.MERA((12, 10), bond=2, leg=1, activation="tanh", mixing_activation="gelu")
@@ -48,19 +74,20 @@ LINEAR = adntn.TTN((8, 6), bond=2, leg=1, activation="identity")
 LOW_RANK = adntn.LowRank((7, 5), rank=2)
 ONE_CORE = adntn.Custom((3, 4), blocks=[adntn.Block({"only": "a b"})], sizes={"a": 3, "b": 4}, output="a | b")
 
+#: 2^100 is 1.3e30.
 EXTREMES: dict[str, Extreme] = {
-    "a scale of 1e30": Extreme(MERA, factors={"scale": 1e30}),
-    "a scale of 1e-30": Extreme(MERA, factors={"scale": 1e-30}),
-    "a first core of 1e30, a scale of 1e-30": Extreme(LINEAR, factors={"top": 1e30, "scale": 1e-30}),
-    "a first core of 1e-30, a scale of 1e30": Extreme(LINEAR, factors={"top": 1e-30, "scale": 1e30}),
-    "two cores of 1e15": Extreme(LOW_RANK, factors={"left": 1e15, "right": 1e15}),
-    "two cores of 1e-15": Extreme(LOW_RANK, factors={"left": 1e-15, "right": 1e-15}),
-    "a denormal scale": Extreme(LOW_RANK, factors={"scale": 1e-40}),
-    "a denormal core, a scale of 1e30": Extreme(LOW_RANK, factors={"left": 1e-40, "scale": 1e30}),
+    "scale 1e30": Extreme(MERA, powers={"scale": 100}),
+    "scale 1e-30": Extreme(MERA, powers={"scale": -100}),
+    "first core 1e30, scale 1e-30": Extreme(LINEAR, powers={"top": 100, "scale": -100}),
+    "first core 1e-30, scale 1e30": Extreme(LINEAR, powers={"top": -100, "scale": 100}),
+    "two cores of 1e15": Extreme(LOW_RANK, powers={"left": 50, "right": 50}),
+    "two cores of 1e-15": Extreme(LOW_RANK, powers={"left": -50, "right": -50}),
+    "denormal scale": Extreme(LOW_RANK, powers={"scale": -133}, is_denormal=True),
+    "denormal core, scale 1e30": Extreme(LOW_RANK, powers={"left": -133, "scale": 100}, is_denormal=True),
     **{
-        f"{name}, pre-activations of {size:g}": Extreme(_tree(name, last_activation=name), factors={"top": size})
+        f"{name} of 1e{exponent}": Extreme(_tree(name), powers={"top": power})
         for name in adntn.ACTIVATIONS
-        for size in (1e30, 1e-30)
+        for exponent, power in ((30, 100), (-30, -100))
     },
     "30 levels, brickwall": Extreme(adntn.Brickwall((8, 8), depth=30, activation="tanh")),
     "30 levels, tensor train": Extreme(adntn.TensorTrain((8, 8), bond=2, depth=30, activation="gelu")),
@@ -75,33 +102,64 @@ EXTREMES: dict[str, Extreme] = {
     "one column": Extreme(adntn.AugmentedTTN((7, 1), bond=2, activation="tanh")),
     "a single core": Extreme(ONE_CORE),
     "float16": Extreme(MERA, "float16"),
+    "float16, scale 1e3": Extreme(LOW_RANK, "float16", {"scale": 10}),
+    "float16, denormal scale": Extreme(LOW_RANK, "float16", {"scale": -16}, is_denormal=True),
     "bfloat16": Extreme(MERA, "bfloat16"),
-    "float16, a weight of 1e4": Extreme(LOW_RANK, "float16", {"scale": 1e4}),
-    "float16, a weight of 1e-6": Extreme(LOW_RANK, "float16", {"scale": 1e-6}),
-    "bfloat16, a scale of 1e30": Extreme(MERA, "bfloat16", {"scale": 1e30}),
-    "bfloat16, a scale of 1e-30": Extreme(MERA, "bfloat16", {"scale": 1e-30}),
-    "float64, a scale of 1e300": Extreme(MERA, "float64", {"scale": 1e300}),
-    "float64, a scale of 1e-300": Extreme(MERA, "float64", {"scale": 1e-300}),
+    "bfloat16, scale 1e30": Extreme(MERA, "bfloat16", {"scale": 100}),
+    "bfloat16, scale 1e-30": Extreme(MERA, "bfloat16", {"scale": -100}),
+    "float64, scale 1e150": Extreme(MERA, "float64", {"scale": 500}),
+    "float64, scale 1e-150": Extreme(MERA, "float64", {"scale": -500}),
 }
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a library has computed at an extreme.
+def ways(backend: str, dtype: str) -> Iterator[Way]:
+    """Yield how a library computes and differentiates; nothing where it has not the number type."""
+    library = adntn.backend(backend)
+    for differentiation in library.differentiations:
+        way = Way(library, None, differentiation)
+        if not lack(way, dtype):
+            yield way
 
-    Attributes:
-        weight: the error relative to the norm, in epsilons of the number type.
-        gradient: the largest of any core's gradient.
-        allowed: how many epsilons count as agreement; None where the point is so ill-conditioned that none would.
-        is_finite: whether all numbers are.
-    """
 
-    weight: float
-    gradient: float
-    allowed: float | None
-    is_finite: bool
+def found(extreme: Extreme, way: Way) -> Found:
+    """Return what a library computes at an extreme."""
+    made = expected(extreme)
+    error = errors(extreme.generator, made, way, extreme.dtype)
+    is_open = extreme.is_denormal or made.condition > ILL_CONDITIONED
+    allowed = math.inf if is_open else tolerance(extreme.dtype, depth(extreme.generator), made.condition)
+    return Found(error.forward, error.gradient, allowed)
 
-    @property
-    def agrees(self) -> bool:
-        """Whether it is finite, and as near as it should be."""
-        return self.is_finite and (self.allowed is None or max(self.weight, self.gradient) <= self.allowed)
+
+def expected(extreme: Extreme) -> Reference:
+    """Return the right answer at an extreme."""
+    usual = _usual(extreme.generator)
+    cores = {name: core * 2.0 ** extreme.powers.get(name, 0) for name, core in usual.cores.items()}
+    return reference_of(extreme.generator, cores, usual.weight_bar)
+
+
+@cache
+def _usual(generator: adntn.Generator) -> Reference:
+    return reference(generator, is_complex=False)
+
+
+def rows() -> list[dict[str, Any]]:
+    """Return a row of a table for each extreme and each way to compute it."""
+    made = []
+    for name, extreme in EXTREMES.items():
+        for backend in BACKENDS:
+            for way in ways(backend, extreme.dtype):
+                result = found(extreme, way)
+                epsilon = EPSILON[extreme.dtype]
+                made.append(
+                    {
+                        "extreme": name,
+                        "way": str(way),
+                        "dtype": extreme.dtype,
+                        "error of the weight, epsilons": round(result.weight / epsilon, 1),
+                        "error of the gradients, epsilons": round(result.gradient / epsilon, 1),
+                        "allowed, epsilons": None if math.isinf(result.allowed) else round(result.allowed / epsilon, 1),
+                        "finite": result.is_finite,
+                        "as it should be": result.agrees,
+                    }
+                )
+    return made
