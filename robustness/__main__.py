@@ -20,7 +20,6 @@ def fuzz(arguments: argparse.Namespace) -> int:
     from robustness.readers import READERS  # noqa: PLC0415
 
     readers = {name: reader for name, reader in READERS.items() if reader.is_usable}
-    fuzzing.listen()
     tallies = fuzzing.fuzz(readers, 60 * arguments.minutes, arguments.seed, fuzzing.known(CORPUS, readers))
     for name, tally in tallies.items():
         for finding, blob in tally.findings.items():
@@ -87,7 +86,7 @@ def main(given: Sequence[str] | None = None) -> int:
     fuzzer.add_argument("--minutes", type=float, default=60)
     fuzzer.add_argument("--seed", type=int, default=0)
     fuzzer.add_argument("--findings", type=Path, default=ROOT / "build" / "findings", metavar="FOLDER")
-    fuzzer.add_argument("--corpus", type=Path, metavar="FOLDER", help="write a small set of files that reach every line")
+    fuzzer.add_argument("--corpus", type=Path, metavar="FOLDER", help="keep small files of each kind here")
     fuzzer.set_defaults(run=fuzz)
     soaker = parts.add_parser("soak", help=soak.__doc__)
     soaker.add_argument("--steps", type=int, default=10_000)

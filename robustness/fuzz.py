@@ -34,7 +34,7 @@ ABSURD = 2**29
 #: What no reader does, by the names of Python's audit events.
 FORBIDDEN = (
     *("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn", "subprocess.Popen", "pty.spawn"),
-    *("socket.connect", "socket.bind", "ctypes.dlopen", "shutil.rmtree", "marshal.loads", "code.__new__"),
+    *("socket.connect", "socket.bind", "webbrowser.open"),
 )
 #: The folders of our own code.
 OWN = (str(Path(adntn.__file__).parent), str(Path(adntn.__file__).parents[1] / "backends"))
@@ -73,47 +73,55 @@ class Tally:
     pool: list[bytes] = field(default_factory=list)
 
 
-_heard: list[str] = []
-_listening = False
+class Ear:
+    """Hears of what readers must not do, from `listen` on, as long as the process lives: hooks cannot be taken back."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self.is_open, self._is_hooked = False, False
+
+    def listen(self) -> None:
+        """Put the hook in place, once."""
+        if not self._is_hooked:
+            sys.addaudithook(self._hear)
+            self._is_hooked = True
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.is_open and event in FORBIDDEN:
+            self.heard.append(event)
 
 
-def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    if _listening and event in FORBIDDEN:
-        _heard.append(event)
-
-
-def listen() -> None:
-    """Hear, from now on and as long as the process lives, of what readers must not do."""
-    sys.addaudithook(_hear)
+EAR = Ear()
 
 
 def execute(reader: Reader, blob: bytes) -> Outcome:
     """Return what becomes of a file; in the main thread only, because of the alarm."""
-    global _listening
+    EAR.listen()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    _heard.clear()
+    EAR.heard.clear()
     outcome = Outcome()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), _alarm():
         warnings.simplefilter("ignore")
         try:
-            _listening = True
+            EAR.is_open = True
             reader.read(blob, Path(folder))
         except (Exception, SystemExit, TookForEverError) as error:
-            _listening = False
             where = _where(error)
             documented = type(error).__name__ in reader.refusals
             outcome = Outcome(where) if documented else Outcome(where, f"{type(error).__name__} at {where}")
         finally:
-            _listening = False
+            EAR.is_open = False
     taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    if _heard:
-        return Outcome(outcome.refusal, f"{_heard[0]} was run")
+    if EAR.heard:
+        return Outcome(outcome.refusal, f"{EAR.heard[0]} was run")
     if taken > ABSURD:
         return Outcome(outcome.refusal, f"took {taken / 2**20:,.0f} MiB more")
     return outcome
 
 
-def fuzz(readers: Mapping[str, Reader], seconds: float, seed: int, known: Mapping[str, list[bytes]]) -> dict[str, Tally]:
+def fuzz(
+    readers: Mapping[str, Reader], seconds: float, seed: int, known: Mapping[str, list[bytes]]
+) -> dict[str, Tally]:
     """Return what was seen of each reader, which all get the same time.
 
     Args:

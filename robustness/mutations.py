@@ -24,7 +24,15 @@ VALUES: tuple[Any, ...] = (
 TOKENS = (
     *(b"{", b"}", b"[", b"]", b'"', b",", b":", b"\0", b"\xff", b"(", b")", b"=", b"*", b"-", b"not ", b"9" * 30),
     *(b"PK\x03\x04", b"\x80\x02", b"cos\nsystem\n", b"c__builtin__\neval\n", b"R.", b"NaN", b"Infinity", b"\\ud800"),
-    *(struct.pack("<Q", 2**63), struct.pack("<Q", 8), b"__metadata__", b"adntn", b'"version":2', b"[" * 2000, b"(" * 300),
+    *(
+        struct.pack("<Q", 2**63),
+        struct.pack("<Q", 8),
+        b"__metadata__",
+        b"adntn",
+        b'"version":2',
+        b"[" * 2000,
+        b"(" * 300,
+    ),
 )
 
 

@@ -6,11 +6,9 @@ returns must then be whole. It may not run anything, take for ever, or take more
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import math
-import pickle
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -29,6 +27,8 @@ from adntn.commands.rules import rule
 LARGEST_WEIGHT = 2**22
 #: Tensors of imported networks hold so many numbers at most.
 LARGEST_TENSOR = 2**12
+#: What readers of models and adapters document.
+MODEL_ERRORS = "FormatError", "ValueError"
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Reader:
 
     Attributes:
         read: writes the bytes into a folder of its own, reads them, and looks at what it got.
-        refusals: the errors that it documents.
+        refusals: the names of the errors that it documents; a subclass is another error.
         seeds: makes files that it takes.
         needs: libraries without which it cannot run.
     """
 
     read: Callable[[bytes, Path], None]
-    refusals: tuple[type[Exception], ...]
+    refusals: tuple[str, ...]
     seeds: Callable[[], list[bytes]]
     needs: tuple[str, ...] = ()
 
@@ -86,6 +86,8 @@ def _read_weights(blob: bytes, folder: Path) -> None:
 
 
 def _files_of_weights() -> list[bytes]:
+    import ml_dtypes  # noqa: F401, PLC0415  (gives NumPy bfloat16)
+
     dtypes = "float32", "complex128", "bfloat16", "float64"
     weights = [{"a": (one, one.init(dtype=dtype))} for one, dtype in zip(_generators(), dtypes, strict=True)]
     generator = _generators()[0]
@@ -152,8 +154,9 @@ def _calibrations() -> list[bytes]:
 
 
 def _torch_model() -> Any:
-    import adntn_torch  # noqa: PLC0415
     from torch import nn  # noqa: PLC0415
+
+    import adntn_torch  # noqa: PLC0415
 
     layer = adntn_torch.Linear(6, 4, topology=adntn.TTN.options(bond=2), seed=0)
     return nn.Sequential(layer, nn.BatchNorm1d(4), nn.Linear(4, 2))
@@ -161,6 +164,7 @@ def _torch_model() -> Any:
 
 def _read_torch_model(blob: bytes, folder: Path) -> None:
     import torch  # noqa: PLC0415
+
     from adntn_torch import load_compressed  # noqa: PLC0415
 
     path = folder / "file"
@@ -181,6 +185,7 @@ def _torch_models() -> list[bytes]:
 def _jax_model() -> Any:
     import equinox  # noqa: PLC0415
     import jax  # noqa: PLC0415
+
     from adntn_jax.equinox import Linear  # noqa: PLC0415
 
     first = Linear(6, 4, key=jax.random.key(0), topology=adntn.TTN.options(bond=2))
@@ -209,8 +214,9 @@ CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 def _adapter(kind: str) -> dict[str, bytes]:
     """Return the two files of an adapter: "ours", "spelled" (its network leg by leg) or "lora"."""
     import torch  # noqa: PLC0415
-    from adntn_torch import adapt, save_adapter  # noqa: PLC0415
     from safetensors.torch import save  # noqa: PLC0415
+
+    from adntn_torch import adapt, save_adapter  # noqa: PLC0415
 
     if kind == "lora":
         names = [f"base_model.model.0.lora_{one}.weight" for one in "AB"]
@@ -229,7 +235,7 @@ def _adapter(kind: str) -> dict[str, bytes]:
         return {CONFIG: json.dumps(config).encode(), TENSORS: save(tensors)}
     model = _base_model()
     options = adntn.TTN.options(bond=2, activation="tanh")
-    adapt(model, ["0"], topology=options if kind == "ours" else lambda shape: options(shape))
+    adapt(model, ["0"], topology=options if kind == "ours" else options.__call__)  # a function is spelled out
     with tempfile.TemporaryDirectory() as folder:
         save_adapter(model, folder)
         return {name: (Path(folder) / name).read_bytes() for name in (CONFIG, TENSORS)}
@@ -260,7 +266,7 @@ def _adapter_reader(kind: str, file: str) -> Reader:
             assert str(model) == before, "the model is not as it was"
             raise
 
-    return Reader(read, (ValueError,), lambda: [_adapter(kind)[file]], ("torch",))
+    return Reader(read, MODEL_ERRORS, lambda: [_adapter(kind)[file]], ("torch",))
 
 
 # training
@@ -286,6 +292,7 @@ def _checkpoint() -> bytes:
 def _read_checkpoint(blob: bytes, folder: Path) -> None:
     """Read a checkpoint and put it back, which changes all or nothing."""
     import torch  # noqa: PLC0415
+
     from adntn_torch.training import read_checkpoint  # noqa: PLC0415
 
     path = folder / "checkpoint.pt"
@@ -350,25 +357,30 @@ def _without_tensors(value: Any) -> Any:
 
 
 def _with_tensors(value: Any) -> Any:
-    import torch  # noqa: PLC0415
-
+    """Return what `_without_tensors` has made JSON of; as it is, where a change has left nothing to be made of it."""
     if isinstance(value, list):
         return [_with_tensors(one) for one in value]
     if not isinstance(value, dict):
         return value
-    if set(value) == {"tensor", "of"}:
-        try:
-            return torch.tensor(value["of"], dtype=getattr(torch, str(value["tensor"]), None))
-        except (TypeError, ValueError, RuntimeError, OverflowError):
-            return value
-    if set(value) == {"tuple"} and isinstance(value["tuple"], list):
-        return tuple(_with_tensors(one) for one in value["tuple"])
-    if set(value) == {"pairs"} and isinstance(value["pairs"], list):
-        try:
-            return {name: _with_tensors(one) for name, one in value["pairs"]}
-        except (TypeError, ValueError):
-            return value
-    return {name: _with_tensors(one) for name, one in value.items()}
+    made = {name: _with_tensors(one) for name, one in value.items()}
+    try:
+        return _TENSORS.get(tuple(value), lambda one: one)(made)
+    except (AttributeError, OverflowError, RuntimeError, TypeError, ValueError):
+        return made
+
+
+def _tensor(made: dict[str, Any]) -> Any:
+    import torch  # noqa: PLC0415
+
+    return torch.tensor(made["of"], dtype=getattr(torch, made["tensor"]))
+
+
+#: By the names in an object, what it stands for.
+_TENSORS: dict[tuple[str, ...], Callable[[dict[str, Any]], Any]] = {
+    ("tensor", "of"): _tensor,
+    ("tuple",): lambda made: tuple(made["tuple"]),
+    ("pairs",): lambda made: dict(made["pairs"]),
+}
 
 
 def _read_metrics(blob: bytes, folder: Path) -> None:
@@ -386,6 +398,7 @@ def _read_metrics(blob: bytes, folder: Path) -> None:
 def _read_imported(blob: bytes, folder: Path) -> None:
     """Import a quimb network whose tensors are given by their sizes, indices and tags."""
     import quimb.tensor as qtn  # noqa: PLC0415
+
     from adntn import interop  # noqa: PLC0415
 
     try:
@@ -411,21 +424,20 @@ def _imported() -> list[bytes]:
     return [json.dumps(one).encode() for one in made]
 
 
-FILE_ERRORS = (adntn.FormatError, ValueError)
 READERS: dict[str, Reader] = {
-    "weights": Reader(_read_weights, (adntn.FormatError,), _files_of_weights),
+    "weights": Reader(_read_weights, ("FormatError",), _files_of_weights),
     "weights, for adntn report": Reader(_read_for_report, (), _files_of_weights),
-    "rule of adntn compress": Reader(_read_rule, (argparse.ArgumentTypeError,), _rules),
-    "calibration": Reader(_read_calibration, (ValueError,), _calibrations),
-    "model of torch": Reader(_read_torch_model, (ValueError,), _torch_models, ("torch",)),
-    "model of JAX": Reader(_read_jax_model, (ValueError,), _jax_models, ("equinox",)),
+    "rule of adntn compress": Reader(_read_rule, ("ArgumentTypeError",), _rules),
+    "calibration": Reader(_read_calibration, ("ValueError", "JSONDecodeError", "UnicodeDecodeError"), _calibrations),
+    "model of torch": Reader(_read_torch_model, MODEL_ERRORS, _torch_models, ("torch",)),
+    "model of JAX": Reader(_read_jax_model, MODEL_ERRORS, _jax_models, ("equinox",)),
     **{
         f"adapter, {kind}, {'config' if file == CONFIG else 'tensors'}": _adapter_reader(kind, file)
         for kind in ("ours", "spelled", "lora")
         for file in (CONFIG, TENSORS)
     },
-    "checkpoint": Reader(_read_checkpoint, (ValueError,), _checkpoints, ("torch",)),
-    "checkpoint, part by part": Reader(_read_contents, (ValueError,), _contents, ("torch",)),
+    "checkpoint": Reader(_read_checkpoint, ("CheckpointError",), _checkpoints, ("torch",)),
+    "checkpoint, part by part": Reader(_read_contents, ("CheckpointError",), _contents, ("torch",)),
     "metrics": Reader(_read_metrics, (), lambda: [b'{"step": 1}\n{"step": 2}\n{"st', b""], ("torch",)),
-    "network of quimb": Reader(_read_imported, (TypeError, ValueError), _imported, ("quimb",)),
+    "network of quimb": Reader(_read_imported, ("TypeError", "ValueError"), _imported, ("quimb",)),
 }

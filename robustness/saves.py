@@ -1,8 +1,8 @@
 """A process that saves all the time is killed at random moments: what it had saved must be there, and whole.
 
 The process saves the same number everywhere, step after step, in three kinds of file, and says so after each step.
-Every number that is saved at step n is n, so that a file which mixes two steps is known. After SIGKILL, what is there is
-looked at, and a new process goes on from it.
+Every number that is saved at step n is n, so that a file which mixes two steps is known. After SIGKILL, what is there
+is looked at, and a new process goes on from it.
 """
 
 from __future__ import annotations

@@ -39,8 +39,9 @@ def numpy_step() -> Step:
 
 def torch_step(schedule: str) -> Step:
     """Return a step of Adam."""
-    import adntn_torch  # noqa: PLC0415  (a process that measures another library need not load it)
     import torch  # noqa: PLC0415
+
+    import adntn_torch  # noqa: PLC0415  (a process that measures another library need not load it)
 
     layer = adntn_torch.Linear(SIZE, SIZE, topology=TOPOLOGY, schedule=schedule, seed=0)  # type: ignore[arg-type]
     optimiser = torch.optim.Adam(layer.parameters(), lr=1e-4)

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import pytest
 from helpers import needs
+
 from robustness.numerics import EXTREMES, found, ways
 
 #: JAX compiles every row anew: those in which its compiler could differ.
-COMPILED = ("scale 1e30", "first core 1e30, scale 1e-30", "denormal core, scale 1e30", "30 levels, brickwall", "float16")
-ROWS = [("numpy", name) for name in EXTREMES] + [("torch", name) for name in EXTREMES] + [("jax", row) for row in COMPILED]
+COMPILED = (
+    "scale 1e30",
+    "first core 1e30, scale 1e-30",
+    "denormal core, scale 1e30",
+    "30 levels, brickwall",
+    "float16",
+)
+ROWS = (
+    [("numpy", name) for name in EXTREMES] + [("torch", name) for name in EXTREMES] + [("jax", row) for row in COMPILED]
+)
 
 
 @pytest.mark.parametrize(("backend", "name"), ROWS)

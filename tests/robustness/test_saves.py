@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from robustness import saves
 from robustness.saves import LostError, interrupted, save_all, saved
 

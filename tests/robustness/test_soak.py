@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from helpers import needs
+
 from robustness.soak import SIZE, STEPS, growth, held
 
 #: A step that kept a weight would keep this many bytes.

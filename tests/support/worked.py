@@ -1,4 +1,4 @@
-"""A data set whose items go through a generated layer, in the worker; in a module, from which new processes import it."""
+"""A data set whose items go through a generated layer: in a module, from which the processes of workers import it."""
 
 from __future__ import annotations
 

@@ -21,7 +21,6 @@ from adntn_torch.embedding import Embedding
 from adntn_torch.generated import UNLIMITED, GeneratedLayer
 from adntn_torch.layers import Linear
 
-
 #: No float is larger; integers are.
 LARGEST = sys.float_info.max
 
