@@ -275,4 +275,4 @@ def _cpu() -> str:
     except OSError:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or "CPU")
+    return next(names, "") or platform.processor() or "CPU"  # asking the platform starts a process

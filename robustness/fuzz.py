@@ -119,6 +119,12 @@ def execute(reader: Reader, blob: bytes) -> Outcome:
     return outcome
 
 
+def warm(reader: Reader) -> None:
+    """Let a reader import what it needs, which takes seconds, before it is looked at."""
+    with tempfile.TemporaryDirectory() as folder:
+        reader.read(reader.seeds()[0], Path(folder))
+
+
 def fuzz(
     readers: Mapping[str, Reader], seconds: float, seed: int, known: Mapping[str, list[bytes]]
 ) -> dict[str, Tally]:
@@ -134,6 +140,7 @@ def fuzz(
     tallies = {name: Tally(pool=[*reader.seeds(), *known.get(name, ())]) for name, reader in readers.items()}
     lines: set[tuple[str, int]] = set()
     for name, reader in readers.items():
+        warm(reader)
         for blob in tallies[name].pool:
             _count(tallies[name], reader, blob, lines)
     end = time.monotonic() + seconds
@@ -222,7 +229,9 @@ def _alarm() -> Iterator[None]:
 
 
 def _where(error: BaseException) -> str:
-    """Return the last line of our own code that an error came through."""
+    """Return the last line of our own code that an error came through, before it was put into other words."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(OWN)]
     if not own:
         return "outside"
