@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import ml_dtypes  # noqa: F401  (gives NumPy bfloat16)
+
 import adntn
 from adntn.verification.compare import Way, errors, lack
 from adntn.verification.reference import Reference, reference, reference_of

@@ -388,6 +388,53 @@ FOREIGN: dict[str, tuple[Any, str]] = {
 }
 
 
+def damaged(*keys: Any) -> Callable[[dict[str, Any]], None]:
+    """A change of the contents: the last of the keys is the value."""
+
+    def change(contents: dict[str, Any]) -> None:
+        place = contents
+        for key in keys[:-2]:
+            place = place[key]
+        place[keys[-2]] = keys[-1]
+
+    return change
+
+
+DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "no fingerprint": (damaged("network", {"tensors": [1]}), "cannot be restored: "),
+    "a tensor of another shape": (
+        damaged("model", "4.bias", torch.ones(5)),
+        r"damaged: '4.bias' is \(4,\) float32 there",
+    ),
+    "a tensor too few": (lambda contents: contents["model"].pop("4.bias"), "is damaged: it lacks the tensors '4.bias'"),
+    "a number for a tensor": (damaged("model", "4.bias", 1.0), "is damaged: it lacks the tensors '4.bias'"),
+    "no state of the optimiser": (damaged("optimiser", "state", [3]), "cannot be restored: "),
+    "no groups": (damaged("groups", None), "cannot be restored: "),
+    "random numbers that are none": (damaged("random", 0, "python", "x"), "cannot be restored: "),
+    "random numbers of fewer sources": (lambda contents: contents["random"][0].pop("numpy"), "cannot be restored: "),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), DAMAGED.values(), ids=DAMAGED.keys())
+def test_damaged_contents_are_refused_and_nothing_is_put_back(saved: Path, change: Callable[..., Any], message: str):
+    contents = torch.load(saved)
+    change(contents)
+    torch.save(contents, saved)
+    model = network()
+    own = optimiser(model)
+    model(torch.ones(2, 32)).sum().backward()
+    own.step()
+    seeded()
+    before, steps = copy.deepcopy(model.state_dict()), copy.deepcopy(own.state_dict())
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(saved).restore(model, optimiser=own)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    torch.testing.assert_close(own.state_dict(), steps, rtol=0, atol=0)
+    found = torch.rand(()), np.random.rand(), random.random()
+    seeded()
+    assert found == (torch.rand(()), np.random.rand(), random.random())
+
+
 @pytest.mark.parametrize(("contents", "message"), FOREIGN.values(), ids=FOREIGN.keys())
 def test_other_files_are_refused(tmp_path: Path, contents: Any, message: str):
     torch.save(contents, tmp_path / "other.pt")

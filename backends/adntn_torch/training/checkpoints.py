@@ -128,9 +128,7 @@ class Checkpoint:
             tool.load_state_dict(contents[name])
         if randoms is not None:
             restore_random_state(randoms, generator)
-        model.load_state_dict(
-            contents["model"]
-        )  # last: it writes over what was there, and is known to fit
+        model.load_state_dict(contents["model"])  # last: it writes over what was there, and is known to fit
 
 
 def save_checkpoint(
