@@ -388,6 +388,13 @@ FOREIGN: dict[str, tuple[Any, str]] = {
 }
 
 
+@pytest.mark.parametrize(("contents", "message"), FOREIGN.values(), ids=FOREIGN.keys())
+def test_other_files_are_refused(tmp_path: Path, contents: Any, message: str):
+    torch.save(contents, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(tmp_path / "other.pt")
+
+
 def damaged(*keys: Any) -> Callable[[dict[str, Any]], None]:
     """A change of the contents: the last of the keys is the value."""
 
@@ -404,10 +411,10 @@ DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "no fingerprint": (damaged("network", {"tensors": [1]}), "cannot be restored: "),
     "a tensor of another shape": (
         damaged("model", "4.bias", torch.ones(5)),
-        r"damaged: '4.bias' is \(4,\) float32 there",
+        "is damaged: it holds others than were saved as '4.bias'",
     ),
-    "a tensor too few": (lambda contents: contents["model"].pop("4.bias"), "is damaged: it lacks the tensors '4.bias'"),
-    "a number for a tensor": (damaged("model", "4.bias", 1.0), "is damaged: it lacks the tensors '4.bias'"),
+    "a tensor too few": (lambda contents: contents["model"].pop("4.bias"), "others than were saved as '4.bias'"),
+    "a number for a tensor": (damaged("model", "4.bias", 1.0), "others than were saved as '4.bias'"),
     "no state of the optimiser": (damaged("optimiser", "state", [3]), "cannot be restored: "),
     "no groups": (damaged("groups", None), "cannot be restored: "),
     "random numbers that are none": (damaged("random", 0, "python", "x"), "cannot be restored: "),
@@ -433,13 +440,6 @@ def test_damaged_contents_are_refused_and_nothing_is_put_back(saved: Path, chang
     found = torch.rand(()), np.random.rand(), random.random()
     seeded()
     assert found == (torch.rand(()), np.random.rand(), random.random())
-
-
-@pytest.mark.parametrize(("contents", "message"), FOREIGN.values(), ids=FOREIGN.keys())
-def test_other_files_are_refused(tmp_path: Path, contents: Any, message: str):
-    torch.save(contents, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match=message):
-        read_checkpoint(tmp_path / "other.pt")
 
 
 def test_no_code_is_run(tmp_path: Path):

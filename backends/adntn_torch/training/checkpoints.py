@@ -111,8 +111,9 @@ class Checkpoint:
         contents = self.contents
         if problem := _difference(contents["network"], fingerprint(model)):
             raise CheckpointError(f"{str(self.path)!r} is of another network: {problem}")
-        if problem := _difference(contents["network"], {**fingerprint(model), "tensors": _tensors(contents["model"])}):
-            raise CheckpointError(f"{str(self.path)!r} is damaged: {problem}")
+        told, held = contents["network"]["tensors"], _tensors(contents["model"])
+        if wrong := [name for name in told | held if told.get(name) != held.get(name)]:
+            raise CheckpointError(f"{str(self.path)!r} is damaged: it holds others than were saved as {some(wrong)}")
         for name, kind in _kinds(**tools).items():
             if name not in contents["kinds"]:
                 raise CheckpointError(f"{str(self.path)!r} was saved without the {name} that is to be restored")
