@@ -20,10 +20,12 @@ def fuzz(arguments: argparse.Namespace) -> int:
     from robustness.readers import READERS  # noqa: PLC0415
 
     readers = {name: reader for name, reader in READERS.items() if reader.is_usable}
-    tallies = fuzzing.fuzz(readers, 60 * arguments.minutes, arguments.seed, fuzzing.known(CORPUS, readers))
-    for name, tally in tallies.items():
-        for finding, blob in tally.findings.items():
-            print(f"{name}: {finding}, kept as {fuzzing.keep(blob, arguments.findings, name)}")
+
+    def found(name: str, finding: str, blob: bytes) -> None:
+        print(f"{name}: {finding}, kept as {fuzzing.keep(blob, arguments.findings, name)}", flush=True)
+
+    known = fuzzing.known(CORPUS, readers)
+    tallies = fuzzing.fuzz(readers, 60 * arguments.minutes, arguments.seed, known=known, found=found)
     if arguments.corpus is not None:
         fuzzing.keep_smallest(tallies, readers, arguments.corpus)
     write_record(

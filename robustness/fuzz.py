@@ -15,9 +15,10 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from types import FrameType
@@ -27,7 +28,7 @@ import adntn
 from robustness.mutations import mutated
 from robustness.readers import Reader
 
-#: Seconds after which a reader hangs.
+#: Seconds of the processor after which a reader hangs: on a busy machine the clock says little.
 PATIENCE = 10
 #: Bytes that a file of kilobytes is not worth.
 ABSURD = 2**29
@@ -69,7 +70,7 @@ class Tally:
     executions: int = 0
     refused: int = 0
     refusals: set[str] = field(default_factory=set)
-    findings: dict[str, bytes] = field(default_factory=dict)
+    findings: set[str] = field(default_factory=set)
     pool: list[bytes] = field(default_factory=list)
 
 
@@ -126,7 +127,12 @@ def warm(reader: Reader) -> None:
 
 
 def fuzz(
-    readers: Mapping[str, Reader], seconds: float, seed: int, known: Mapping[str, list[bytes]]
+    readers: Mapping[str, Reader],
+    seconds: float,
+    seed: int,
+    *,
+    known: Mapping[str, list[bytes]],
+    found: Callable[[str, str, bytes], None],
 ) -> dict[str, Tally]:
     """Return what was seen of each reader, which all get the same time.
 
@@ -135,22 +141,28 @@ def fuzz(
         seconds: in all.
         seed: of the random numbers.
         known: files to begin from, besides the seeds.
+        found: is given each finding as it comes: the reader, what happened, the file.
     """
-    random = Random(seed)
+    random, lines = Random(seed), set[tuple[str, int]]()
     tallies = {name: Tally(pool=[*reader.seeds(), *known.get(name, ())]) for name, reader in readers.items()}
-    lines: set[tuple[str, int]] = set()
+
+    def feed(name: str, blob: bytes) -> None:
+        finding = _count(tallies[name], readers[name], blob, lines)
+        if finding:
+            found(name, finding, blob)
+
     for name, reader in readers.items():
         warm(reader)
         for blob in tallies[name].pool:
-            _count(tallies[name], reader, blob, lines)
+            feed(name, blob)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        name, tally = min(tallies.items(), key=lambda pair: pair[1].seconds)
-        blob = mutated(random.choice(tally.pool), random, lambda tally=tally: random.choice(tally.pool))  # type: ignore[misc]
-        reached = len(lines)
-        _count(tally, readers[name], blob, lines)
+        name = min(tallies, key=lambda one: tallies[one].seconds)
+        pool, reached = tallies[name].pool, len(lines)
+        blob = mutated(random.choice(pool), random, partial(random.choice, pool))
+        feed(name, blob)
         if len(lines) > reached and len(blob) <= LARGEST_FILE:
-            tally.pool.append(blob)
+            pool.append(blob)
     return tallies
 
 
@@ -178,17 +190,20 @@ def rows(tallies: Mapping[str, Tally]) -> list[dict[str, Any]]:
     return made
 
 
-def _count(tally: Tally, reader: Reader, blob: bytes, lines: set[tuple[str, int]]) -> None:
-    start = time.monotonic()
+def _count(tally: Tally, reader: Reader, blob: bytes, lines: set[tuple[str, int]]) -> str:
+    """Count what becomes of a file; return the finding, if it is a new one."""
+    start = time.process_time()
     with _traced(lines):
         outcome = execute(reader, blob)
-    tally.seconds += time.monotonic() - start
+    tally.seconds += time.process_time() - start
     tally.executions += 1
     if outcome.refusal:
         tally.refused += 1
         tally.refusals.add(outcome.refusal)
-    if outcome.finding and outcome.finding not in tally.findings:
-        tally.findings[outcome.finding] = blob
+    if not outcome.finding or outcome.finding in tally.findings:
+        return ""
+    tally.findings.add(outcome.finding)
+    return outcome.finding
 
 
 @contextmanager
@@ -217,15 +232,15 @@ def _traced(lines: set[tuple[str, int]]) -> Iterator[None]:
 @contextmanager
 def _alarm() -> Iterator[None]:
     def ring(number: int, frame: FrameType | None) -> None:
-        raise TookForEverError(f"no answer within {PATIENCE} seconds")
+        raise TookForEverError(f"no answer within {PATIENCE} seconds of work")
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    before = signal.signal(signal.SIGPROF, ring)
+    signal.setitimer(signal.ITIMER_PROF, PATIENCE)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def _where(error: BaseException) -> str:
