@@ -27,6 +27,8 @@ from adntn_torch.training import Checkpoints
 GENERATOR = adntn.LowRank((1024, 256), rank=64)
 DELTA = adntn.LowRank.options(rank=64)
 FEATURES = 512
+#: A process is killed within so many times what its first step has taken.
+LIFE = 2.0
 
 
 class LostError(AssertionError):
@@ -71,14 +73,13 @@ def saved(folder: Path) -> dict[str, int]:
     return found
 
 
-def interrupted(folder: Path, kills: int, *, seed: int = 0, longest: float = 0.2) -> dict[str, Any]:
+def interrupted(folder: Path, kills: int, *, seed: int = 0) -> dict[str, Any]:
     """Return how often a process was killed, and in what state the files were.
 
     Args:
         folder: an empty one.
         kills: how often.
         seed: of the moments.
-        longest: seconds that a process lives at most.
 
     Raises:
         LostError: if something that had been saved is not there, or not whole.
@@ -86,7 +87,7 @@ def interrupted(folder: Path, kills: int, *, seed: int = 0, longest: float = 0.2
     random, cut_short = Random(seed), 0
     found = saved(folder)
     for _ in range(kills):
-        said = _until_killed(folder, max(found.values()) + 1, random.uniform(0, longest))
+        said = _until_killed(folder, max(found.values()) + 1, random.uniform(0, LIFE))
         before, found = found, saved(folder)
         for kind, step in found.items():
             if step < max(said, before[kind]):
@@ -98,9 +99,13 @@ def interrupted(folder: Path, kills: int, *, seed: int = 0, longest: float = 0.2
     return {"kills": kills, "kills while a file was written": cut_short, "steps saved": max(found.values()) + 1}
 
 
-def _until_killed(folder: Path, first: int, seconds: float) -> int:
-    """Save steps in a process of its own until it is killed; return the last step that it has said to be saved."""
+def _until_killed(folder: Path, first: int, life: float) -> int:
+    """Save steps in a process of its own until it is killed; return the last step that it has said to be saved.
+
+    It is killed some time after its first step: the time that this one took, times `life`.
+    """
     hears, says = os.pipe()
+    start = time.monotonic()
     process = os.fork()
     if process == 0:
         try:
@@ -112,14 +117,15 @@ def _until_killed(folder: Path, first: int, seconds: float) -> int:
         finally:
             os._exit(1)  # whatever happened: what the tests have open is not for this process to close
     os.close(says)
-    time.sleep(seconds)
-    os.kill(process, signal.SIGKILL)
-    _, status = os.waitpid(process, 0)
     with os.fdopen(hears, "rb") as pipe:
-        lines = pipe.read().splitlines()
+        lines = [pipe.readline()]
+        time.sleep(life * (time.monotonic() - start))
+        os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+        lines += pipe.readlines()
     if not os.WIFSIGNALED(status):
         raise LostError("the process that saves has failed before it was killed")
-    return int(lines[-1]) if lines else -1
+    return int(lines[-1])
 
 
 def _fill(tensors: Iterable[torch.Tensor], value: int) -> None:
