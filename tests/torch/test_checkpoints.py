@@ -6,6 +6,7 @@ import copy
 import random
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -370,6 +371,16 @@ def test_a_changed_number_is_noticed(saved: Path):
         read_checkpoint(saved)
 
 
+def test_compressed_numbers_are_not_unpacked(saved: Path):
+    with zipfile.ZipFile(saved) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(saved, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    with pytest.raises(CheckpointError, match=r"damaged or no checkpoint: it is compressed"):
+        read_checkpoint(saved)
+
+
 class Harmful:
     """Writes a file when it is unpickled."""
 
@@ -408,7 +419,7 @@ def damaged(*keys: Any) -> Callable[[dict[str, Any]], None]:
 
 
 DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
-    "no fingerprint": (damaged("network", "tensors", [1]), "cannot be restored: "),
+    "no fingerprint": (damaged("network", "generators", 3), "cannot be restored: "),
     "a tensor of another shape": (
         damaged("model", "4.bias", torch.ones(5)),
         "is damaged: it holds others than were saved as '4.bias'",

@@ -194,9 +194,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     with path.open("rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:  # torch reads it without looking at its checksums
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise zipfile.BadZipFile(f"{damaged} has another checksum")
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"{damaged} has another checksum")
+                if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                    raise zipfile.BadZipFile("it is compressed")  # a few bytes could become gigabytes
             file.seek(0)
             contents = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # damaged bytes make torch and zipfile raise almost anything
