@@ -41,8 +41,8 @@ FORBIDDEN = (
 OWN = (str(Path(adntn.__file__).parent), str(Path(adntn.__file__).parents[1] / "backends"))
 #: Files above this size are not mutated further.
 LARGEST_FILE = 2**16
-#: Files above this size are not kept in a corpus.
-LARGEST_KEPT = 2**12
+#: Bytes that the files of one reader may take in a corpus.
+ROOM = 6_000
 
 
 class TookForEverError(BaseException):
@@ -276,13 +276,14 @@ def folder_of(reader: str) -> str:
 
 
 def keep_smallest(tallies: Mapping[str, Tally], readers: Mapping[str, Reader], corpus: Path) -> None:
-    """Write, for each reader, small files that together are refused at every place that its pool is refused at."""
+    """Write, for each reader, small files of its pool that are refused at different places, as many as there is room."""
     for name, tally in tallies.items():
-        seen: set[str] = set()
+        seen, size = set[str](), 0
         for blob in sorted(tally.pool, key=len):
-            if len(blob) > LARGEST_KEPT:
-                break
             refusal = execute(readers[name], blob).refusal
-            if refusal not in seen:
-                seen.add(refusal)
-                keep(blob, corpus, name)
+            if refusal in seen:
+                continue
+            if (size := size + len(blob)) > ROOM:
+                break
+            seen.add(refusal)
+            keep(blob, corpus, name)
