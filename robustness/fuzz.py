@@ -276,7 +276,7 @@ def folder_of(reader: str) -> str:
 
 
 def keep_smallest(tallies: Mapping[str, Tally], readers: Mapping[str, Reader], corpus: Path) -> None:
-    """Write, for each reader, small files of its pool that are refused at different places, as many as there is room."""
+    """Write, for each reader, small files of its pool refused at different places, as long as there is room."""
     for name, tally in tallies.items():
         seen, size = set[str](), 0
         for blob in sorted(tally.pool, key=len):

@@ -55,8 +55,9 @@ def rule(text: str) -> Rule:
         return Rule(pattern, None)
     try:
         call = ast.parse(f"options({options})", mode="eval").body
-        is_call = isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
-        if not is_call or call.args or any(one.arg is None for one in call.keywords):
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)) or call.args:
+            raise ValueError("every option is name=value")
+        if any(one.arg is None for one in call.keywords):
             raise ValueError("every option is name=value")
         return Rule(pattern, BY_NAME[name].options(**{str(one.arg): _value(one.value) for one in call.keywords}))
     except (MemoryError, RecursionError):  # how Python refuses what is nested too deep
