@@ -21,7 +21,7 @@ from adntn.files.file import on_host
 from adntn.program.schedule import SCHEDULES
 from adntn.verification.compare import difference
 from adntn.verification.reference import reference, reference_of
-from adntn.verification.tolerance import ILL_CONDITIONED, depth, tolerance
+from adntn.verification.tolerance import EPSILON, ILL_CONDITIONED, depth, tolerance
 
 ALL = tuple(adntn.ACTIVATIONS)
 HOLOMORPHIC = tuple(name for name, activation in adntn.ACTIVATIONS.items() if activation.holomorphic)
@@ -116,7 +116,7 @@ def test_every_schedule_is_the_product_with_the_weight(
 
     right = reference_of(generator, made.cores, wide_bar.swapaxes(-1, -2) @ wide.conj())
     assume(right.condition <= ILL_CONDITIONED)
+    # dL/dW may be made and rounded on the way, which arrives as a change of it does
+    allowed = 2 * tolerance(dtype, depth(generator), right.condition) + right.condition * EPSILON[dtype]
     for name, gradient in gradients.items():
-        assert difference(in_double(gradient), right.gradients[name], right.sizes[name]) <= 2 * tolerance(
-            dtype, depth(generator), right.condition
-        ), name
+        assert difference(in_double(gradient), right.gradients[name], right.sizes[name]) <= allowed, name
