@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from adntn.arrays import (
     ITEMSIZES,
     Array,
+    Namespace,
     as_dtype,
     can_be_written,
     check_alike,
@@ -149,7 +150,12 @@ def _like(product: Array, generator: Generator, x: Array) -> Array:
 
 def _times(matrix: Array, weight: Array) -> Array:
     functions = namespace_of([weight])
-    return functions.matmul(matrix, turned(weight, functions))
+    return _product(matrix, turned(weight, functions), functions)
+
+
+def _product(left: Array, right: Array, functions: Namespace) -> Array:
+    """Return left @ right in their number type: NumPy multiplies bfloat16 into float32."""
+    return as_dtype(functions.matmul(left, right), dtype_name(left))
 
 
 def _streamed(
@@ -196,9 +202,9 @@ def _materialised(
 
     def pull(product_bar: Array) -> tuple[Array, dict[str, Array]]:
         weight, pull_weight = make() if kept is None else kept
-        x_bar = functions.matmul(product_bar, functions.conj(weight))
+        x_bar = _product(product_bar, functions.conj(weight), functions)
         del weight  # before its adjoint is made
-        weight_bar = functions.matmul(turned(product_bar, functions), functions.conj(matrix))
+        weight_bar = _product(turned(product_bar, functions), functions.conj(matrix), functions)
         return x_bar, pull_weight(weight_bar)
 
     return _times(matrix, made[0]), pull

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -29,6 +30,8 @@ FILE = "machine.json"
 BEYOND_CACHES = 8
 #: Of the file's format.
 VERSION = 1
+#: No float is larger; integers, of which JSON has any, are.
+LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Machine:
         for field in fields(self):
             value = getattr(self, field.name)
             kinds = (int,) if field.name == "cache_bytes" else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
+            if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= LARGEST:
                 wanted = "integer" if field.name == "cache_bytes" else "finite number"
                 raise ValueError(f"{field.name} must be a positive {wanted}, got {value!r}")
 
@@ -272,4 +275,4 @@ def _cpu() -> str:
     except OSError:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or "CPU")
+    return next(names, "") or platform.processor() or "CPU"  # asking the platform starts a process

@@ -17,11 +17,15 @@ from adntn.backends import DIFFERENTIATIONS
 
 #: Scripts that tests start in processes of their own, and what needs torch where that is not installed.
 collect_ignore = [f"support/{name}.py" for name in ("restarted_training", "resumed_training", "spread_jax")]
-collect_ignore += ["support/spread_training.py", *([] if find_spec("torch") else ["support/scheduled.py"])]
+collect_ignore += [
+    "support/spread_training.py",
+    *(["support/scheduled.py", "support/worked.py"] if find_spec("torch") is None else []),
+]
 
-# The same examples in every run; HYPOTHESIS_PROFILE=explore looks for new ones.
+# The same examples in every run; HYPOTHESIS_PROFILE=explore looks for new ones, "long" for an hour.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)
+settings.register_profile("long", deadline=None, max_examples=10_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 

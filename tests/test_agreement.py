@@ -7,6 +7,7 @@ import pytest
 from helpers import needs
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from strategies import generators
 
 import adntn
 from adntn.verification.compare import Way, errors
@@ -21,34 +22,6 @@ from adntn.verification.tolerance import depth, tolerance
 HOLOMORPHIC = [name for name, activation in adntn.ACTIVATIONS.items() if activation.holomorphic]
 #: Libraries, and how many random generators each is tried with: JAX compiles every shape anew.
 EXAMPLES = {"numpy": 40, "array_api_strict": 40, "torch": 40, "cupy": 40, "jax": 3}
-
-bonds, layouts = st.integers(1, 3), st.sampled_from(["split", "interleaved"])
-shapes = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
-
-
-@st.composite
-def generators(draw: st.DrawFn, activations: list[str]) -> adntn.Generator:
-    """Any generator of a small weight."""
-    f, last = draw(st.sampled_from(activations)), draw(st.sampled_from(activations))
-    batch = draw(st.sampled_from([None, None, 1, 2]))
-    bond, shape = draw(bonds), draw(shapes)
-    common = {"activation": f, "last_activation": last, "batch": batch}
-    tree = {**common, "bond": bond, "leg": draw(st.integers(1, 4)), "layout": draw(layouts)}
-    mixing = {"mixing_activation": draw(st.sampled_from(activations))}
-    share = {"share": draw(st.sampled_from([None, "level", "all"]))}
-    border = {"border": draw(st.sampled_from(["open", "periodic"]))}
-    deep = {**common, "depth": draw(st.integers(1, 3)), "layout": tree["layout"]}
-    choices = [
-        adntn.TTN.options(**tree, **share, arity=draw(st.integers(2, 3))),
-        adntn.AugmentedTTN.options(**tree, **share, **mixing),
-        adntn.MERA.options(**tree, **share, **mixing, **border),
-        adntn.Brickwall.options(**deep, **share),
-        adntn.TensorTrain.options(**deep, bond=bond),
-        adntn.Tucker.options(**common, rank=bond),
-    ]
-    if len(shape) > 1:
-        choices.append(adntn.LowRank.options(rank=bond, last_activation=last, batch=batch))
-    return draw(st.sampled_from(choices))(shape)
 
 
 def check(library: str, generator: adntn.Generator, dtype: str) -> None:

@@ -327,6 +327,8 @@ UNPARSED = {
     "code": ("head=TTN,bond=__import__('os').getpid()", "malformed"),
     "brackets": ("head=TTN,bond=(2", "never closed|invalid syntax"),
     "an end of the brackets": ("head=TTN,bond=2) or (3", "every option is name=value"),
+    "another call": ("head=TTN,bond=2)(arity=3", "every option is name=value"),
+    "nested without end": (f"head=TTN,bond={'-' * 20_000}1", "nested too deep"),
     "dense with options": ("head=dense,bond=2", "wants PATTERN=TOPOLOGY"),
 }
 

@@ -27,6 +27,8 @@ import adntn
 from adntn.machine import DEFAULT, cache_file, forget
 from adntn.program.schedule import Choice, choose
 from adntn.program.task import Task
+from adntn.verification.compare import in_double
+from adntn.verification.tolerance import EPSILON
 
 
 @pytest.fixture(autouse=True)
@@ -154,6 +156,23 @@ def test_no_schedule_holds_more_than_its_limit(schedule: Any, dtype: str, traini
     limit = int(str(error.value).rpartition("works is ")[2].partition(" ")[0].replace(",", ""))
     theirs = (2 if training else 1) * x.nbytes + OBJECTS
     assert measured(lambda: run(limit)) < limit + theirs
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("schedule", ["materialise", "recompute", "stream", "contract"])
+def test_numbers_of_16_bits_stay_such_numbers(schedule: Any, dtype: str) -> None:
+    import ml_dtypes  # noqa: F401, PLC0415  (gives NumPy bfloat16)
+
+    generator = adntn.TTN((16, 12), bond=2, activation="tanh")
+    cores = generator.init(seed=0, dtype=dtype, std=1.0)
+    x = np.ones((3, 12), cores["scale"].dtype)
+    y, pullback = generator.apply_vjp(cores, x, schedule=schedule)
+    x_bar, gradients = pullback(y)
+    assert {str(one.dtype) for one in (y, x_bar, *gradients.values())} == {dtype}
+    assert np.array_equal(y, generator.apply(cores, x, schedule=schedule))
+    weight = reference_weight(generator, cores)
+    assert relative_error(y, in_double(x) @ weight.T) < 4 * EPSILON[dtype]
+    assert relative_error(x_bar, in_double(y) @ weight) < 4 * EPSILON[dtype]
 
 
 def test_a_choice_says_what_was_taken_why_and_what_others_would_cost() -> None:

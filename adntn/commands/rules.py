@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from adntn.arrays import DTYPES
 from adntn.files.contents import Kind
 from adntn.files.file import WEIGHT
+from adntn.files.values import SHOWN
 from adntn.topologies import BY_NAME, Options
 
 #: Instead of a topology: what matches stays dense.
@@ -54,9 +55,13 @@ def rule(text: str) -> Rule:
         return Rule(pattern, None)
     try:
         call = ast.parse(f"options({options})", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or any(one.arg is None for one in call.keywords):
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)) or call.args:
+            raise ValueError("every option is name=value")
+        if any(one.arg is None for one in call.keywords):
             raise ValueError("every option is name=value")
         return Rule(pattern, BY_NAME[name].options(**{str(one.arg): _value(one.value) for one in call.keywords}))
+    except (MemoryError, RecursionError):  # how Python refuses what is nested too deep
+        raise argparse.ArgumentTypeError(f"{text[:SHOWN]!r}...: nested too deep") from None
     except (SyntaxError, TypeError, ValueError) as error:
         raise argparse.ArgumentTypeError(f"{text!r}: {getattr(error, 'msg', error)}") from None
 

@@ -73,7 +73,19 @@ def _reference_at(generator: Generator, seed: int, is_complex: bool) -> Referenc
     start = generator.init(seed, dtype=dtype, std=1.0)
     # away from the start: there, disentanglers are the identity and their neighbours isometries
     cores = {name: _short(core + 0.2 * _normal(random, core.shape, dtype)) for name, core in start.items()}
-    weight_bar = _short(_normal(random, generator.shape, dtype))
+    return reference_of(generator, cores, _short(_normal(random, generator.shape, dtype)), seed=seed)
+
+
+def reference_of(generator: Generator, cores: Cores, weight_bar: Array, *, seed: int = 0) -> Reference:
+    """Return the reference at cores of one's own.
+
+    Args:
+        generator: what is verified.
+        cores: in double precision, exact in the number type that is to be verified.
+        weight_bar: dL/dW, as exact.
+        seed: of the small changes by which the condition is measured.
+    """
+    dtype = "complex128" if np.iscomplexobj(weight_bar) else "float64"
     weight = definition(generator)(cores)
     gradients = generator.vjp(cores)[1](weight_bar)
     sizes: dict[str, float] = {}

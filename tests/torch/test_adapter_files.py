@@ -21,6 +21,7 @@ from adntn.files import FormatError
 from adntn.verification.tolerance import EPSILON
 from adntn_torch import adapt, load_adapter, save_adapter
 from adntn_torch.adapters import adapter_state_dict
+from adntn_torch.adapters.expressions import takes_long
 
 TTN = adntn.TTN.options(bond=2)
 CUSTOM = adntn.Custom.options(
@@ -241,6 +242,9 @@ BAD: dict[str, tuple[Change, str]] = {
     "another bond": (in_config(topology={"name": "TTN", "bond": 3}), "core 'top' of layer '0' must have the shape"),
     "no number as scaling": (in_config(scaling="2"), "scaling must be a number, got '2' of '0'"),
     "an infinite scaling": (in_config(scaling=float("nan")), "scaling must be finite"),
+    "a scaling that no float holds": (in_config(scaling=10**400), "scaling must be finite, got 1000"),
+    "an expression nested without end": (in_config(target_modules="(" * 2000), "must be a regular expression"),
+    "an expression of endless repetitions": (in_config(target_modules=f"a{{{2**40}}}"), "must be a regular expression"),
     "a topology for no layer": (in_config(topology_pattern=[]), "topology_pattern must be an object, got a list"),
     "more layers in the config": (in_config(target_modules=["0", "2", "3"]), "mean the layer '3', of which"),
     "no layers in the config": (in_config(target_modules=5), "target_modules must be names"),
@@ -291,6 +295,33 @@ def test_nothing_is_allocated_before_all_is_checked(tmp_path, monkeypatch):
     monkeypatch.setattr("adntn_torch.adapters.files.make_delta", lambda *arguments, **keywords: pytest.fail("built"))
     with pytest.raises(FormatError, match="core 'top' of layer '2'"):
         load_adapter(network(), tmp_path)
+
+
+EXPRESSIONS = {
+    "names": (r"model\.layers\.\d+\.(q|v)_proj", False),
+    "PEFT's own": (".*decoder.*(SelfAttention|EncDecAttention).*(q|v)$", False),
+    "a set with brackets": (r"[(a+)+]*x", False),
+    "lazy": (".*?(?:text|vision).*?(?:attn|mlp).*?", False),
+    "a repeated repetition": ("(a+)+b", True),
+    "a repeated choice": ("(a|a)*b", True),
+    "a counted group": ("(a*){9}b", True),
+    "many repetitions": (".*a" * 20, True),
+    "many options": ("a?" * 40 + "a" * 40, True),
+    "what came before": (r"(a*)\1\1b", True),
+}
+
+
+@pytest.mark.parametrize(("expression", "answer"), EXPRESSIONS.values(), ids=EXPRESSIONS.keys())
+def test_expressions_that_could_take_for_ever_are_known(expression, answer):
+    assert takes_long(expression, 60) == answer
+
+
+def test_an_expression_that_takes_for_ever_is_not_asked_for_layers(tmp_path):
+    save_adapter(adapted(), tmp_path)
+    in_config(target_modules="(.*)*x")(tmp_path)
+    model = nn.Sequential(*network(), *(nn.Identity() for _ in range(3)))
+    model.add_module("a" * 200, nn.Linear(2, 2))
+    assert [row.name for row in load_adapter(model, tmp_path).rows] == ["0", "2"]
 
 
 def test_missing_files_are_named(tmp_path):
@@ -349,6 +380,7 @@ MORE_THAN_LORA = {
     "another rank": ({"r": 4}, "layer '0' has rank 3, but the config says 4"),
     "no alpha": ({"lora_alpha": None}, "scaling must be a number, got None for '0'"),
     "no expression": ({"rank_pattern": {"(": 3}}, "no regular expression"),
+    "an expression that takes for ever": ({"rank_pattern": {"(0*)*x": 3}}, r"'\(0\*\)\*x', which could take for ever"),
 }
 
 

@@ -6,6 +6,7 @@ import copy
 import random
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -370,6 +371,16 @@ def test_a_changed_number_is_noticed(saved: Path):
         read_checkpoint(saved)
 
 
+def test_compressed_numbers_are_not_unpacked(saved: Path):
+    with zipfile.ZipFile(saved) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(saved, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    with pytest.raises(CheckpointError, match=r"damaged or no checkpoint: it is compressed"):
+        read_checkpoint(saved)
+
+
 class Harmful:
     """Writes a file when it is unpickled."""
 
@@ -393,6 +404,55 @@ def test_other_files_are_refused(tmp_path: Path, contents: Any, message: str):
     torch.save(contents, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(tmp_path / "other.pt")
+
+
+def damaged(*keys: Any) -> Callable[[dict[str, Any]], None]:
+    """A change of the contents: the last of the keys is the value."""
+
+    def change(contents: dict[str, Any]) -> None:
+        place = contents
+        for key in keys[:-2]:
+            place = place[key]
+        place[keys[-2]] = keys[-1]
+
+    return change
+
+
+DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "no fingerprint": (damaged("network", "generators", 3), "cannot be restored: "),
+    "a tensor of another shape": (
+        damaged("model", "4.bias", torch.ones(5)),
+        "is damaged: it holds others than were saved as '4.bias'",
+    ),
+    "a tensor too few": (lambda contents: contents["model"].pop("4.bias"), "others than were saved as '4.bias'"),
+    "a number for a tensor": (damaged("model", "4.bias", 1.0), "others than were saved as '4.bias'"),
+    "no state of the optimiser": (damaged("optimiser", "state", [3]), "cannot be restored: "),
+    "no groups": (damaged("groups", None), "cannot be restored: "),
+    "random numbers that are none": (damaged("random", 0, "python", "x"), "cannot be restored: "),
+    "random numbers of fewer sources": (lambda contents: contents["random"][0].pop("numpy"), "cannot be restored: "),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), DAMAGED.values(), ids=DAMAGED.keys())
+def test_damaged_contents_are_refused_and_nothing_is_put_back(saved: Path, change: Callable[..., Any], message: str):
+    contents = torch.load(saved)
+    change(contents)
+    torch.save(contents, saved)
+    model = network()
+    own = optimiser(model)
+    model(torch.ones(2, 32)).sum().backward()
+    own.step()
+    seeded()
+    before, steps = copy.deepcopy(model.state_dict()), copy.deepcopy(own.state_dict())
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(saved).restore(model, optimiser=own)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    after = own.state_dict()
+    assert after["param_groups"] == steps["param_groups"]
+    torch.testing.assert_close(after["state"], steps["state"], rtol=0, atol=0)
+    found = torch.rand(()), np.random.rand(), random.random()
+    seeded()
+    assert found == (torch.rand(()), np.random.rand(), random.random())
 
 
 def test_no_code_is_run(tmp_path: Path):

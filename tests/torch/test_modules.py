@@ -8,11 +8,14 @@ import multiprocessing
 import pickle
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import nn
+from torch.utils.data import DataLoader
+from worked import Features
 
 import adntn
 import adntn_torch
@@ -87,25 +90,13 @@ def test_copies_are_equal_and_independent(copied, differentiation):
     assert torch.equal(model(IMAGES), expected)
 
 
-class _Features(Dataset[Tensor]):
-    """A data set whose items go through a generated layer, in the worker."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer = layer
-
-    def __len__(self) -> int:
-        return 4
-
-    @torch.no_grad()
-    def __getitem__(self, place: int) -> Tensor:
-        return self.layer(torch.full((16,), float(place)))
-
-
-@pytest.mark.parametrize("start", sorted({"fork", "forkserver"} & set(multiprocessing.get_all_start_methods()))[:1])
+@pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_layers_work_in_data_loader_workers(start):
-    data = _Features(adntn_torch.Linear(16, 8, seed=0))
-    batches = list(DataLoader(data, batch_size=2, num_workers=2, multiprocessing_context=start))
-    torch.testing.assert_close(torch.cat(batches), torch.stack([data[place] for place in range(4)]))
+    if start not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system has no {start}")
+    data = Features(adntn_torch.Linear(16, 8, seed=0))
+    loader = DataLoader(data, batch_size=2, num_workers=2 if start == "fork" else 1, multiprocessing_context=start)
+    assert torch.equal(torch.cat(list(loader)), torch.stack([data[place] for place in range(4)]))
 
 
 def test_optimisers_train_through_the_generator(differentiation):
@@ -170,3 +161,23 @@ def test_the_default_compiler_gives_the_same_output():
     if "InvalidCxxCompiler" in done.stderr:
         pytest.skip("the default compiler needs a C++ compiler")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("schedule", ["materialise", "recompute", "stream", "contract"])
+def test_one_layer_serves_eight_threads_at_once(schedule):
+    layer = adntn_torch.Linear(64, 96, topology=MERA, schedule=schedule, seed=0)
+    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+    together = threading.Barrier(8)
+
+    def step(_):
+        together.wait()
+        found = []
+        for _ in range(5):
+            own = x.clone().requires_grad_()
+            y = layer(own)
+            found.append([y.detach(), *torch.autograd.grad(y.square().sum(), [own, *layer.parameters()])])
+        return found
+
+    with ThreadPoolExecutor(8) as pool:
+        results = [one for found in pool.map(step, range(8)) for one in found]
+    assert all(all(map(torch.equal, one, results[0])) for one in results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adntn.arrays import SHORT_DTYPES, dtype_name
+from adntn.files.values import shown
 from adntn.initialise import core_at_zero
 from adntn.network import SCALE
 from adntn.program.task import ScheduleName
@@ -18,6 +20,9 @@ from adntn.topologies.layers import TopologyOptions
 from adntn_torch.embedding import Embedding
 from adntn_torch.generated import UNLIMITED, GeneratedLayer
 from adntn_torch.layers import Linear
+
+#: No float is larger; integers are.
+LARGEST = sys.float_info.max
 
 
 class Delta(nn.Module):
@@ -136,8 +141,8 @@ def checked_scaling(scaling: float) -> float:
     """
     if isinstance(scaling, bool) or not isinstance(scaling, int | float):
         raise TypeError(f"scaling must be a number, got {scaling!r}")
-    if not math.isfinite(scaling):
-        raise ValueError(f"scaling must be finite, got {scaling!r}")
+    if not -LARGEST <= scaling <= LARGEST:
+        raise ValueError(f"scaling must be finite, got {shown(scaling)}")
     return float(scaling)
 
 

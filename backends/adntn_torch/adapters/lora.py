@@ -17,6 +17,7 @@ from adntn.files.values import Json, shown
 from adntn.network import SCALE
 from adntn_torch.adapters.config import PREFIX, Part, Settings, Stored, pattern_in
 from adntn_torch.adapters.delta import checked_dropout, checked_scaling
+from adntn_torch.adapters.expressions import takes_long
 
 #: What stands for A and B at the end of PEFT's names.
 SUFFIXES = {".lora_A.weight": "A", ".lora_B.weight": "B", ".lora_embedding_A": "A", ".lora_embedding_B": "B"}
@@ -102,10 +103,13 @@ def layer_name(stored: str) -> str:
 def _of(config: Mapping[str, Json], pattern: str, layer: str, usual: Json) -> Any:
     """Return what PEFT's patterns say of a layer: regular expressions for the end of its name."""
     for key, value in pattern_in(config, pattern).items():
+        expression = rf"(.*\.)?({key})$"
         try:
-            if re.match(rf"(.*\.)?({key})$", layer):
+            if takes_long(expression, len(layer)):
+                raise FormatError(f"{pattern} has the key {shown(key)}, which could take for ever to match")
+            if re.match(expression, layer):
                 return value
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise FormatError(f"{pattern} has the key {shown(key)}, which is no regular expression: {error}") from None
     return usual
 

@@ -162,7 +162,7 @@ def _is_linear(module: nn.Module) -> bool:
 def _expression(expression: str) -> Callable[[str], bool]:
     try:
         matches = re.compile(expression).fullmatch
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(
             f"targets must be a regular expression if they are one string, got {expression!r}: {error}"
         ) from None

@@ -21,7 +21,8 @@ import pickle
 import random
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,29 +93,43 @@ class Checkpoint:
             generator: of a data loader, if one was saved.
 
         Raises:
-            CheckpointError: if the network is another, the optimiser has other groups of parameters, or something was
-                not saved that is to be restored; the message names what differs.
+            CheckpointError: if the network is another, the optimiser has other groups of parameters, something was not
+                saved that is to be restored, or what was saved is damaged; the message names what differs.
         """
+        tools = {"optimiser": optimiser, "schedule": schedule, "scaler": scaler}
+        there = {name: tool for name, tool in tools.items() if tool is not None}
+        try:
+            with _whole(there.values(), generator):
+                self._restore(model, there, generator)
+        except CheckpointError:
+            raise
+        except Exception as error:  # damaged contents make whoever loads them raise almost anything
+            problem = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise CheckpointError(f"{str(self.path)!r} cannot be restored: {problem}") from error
+
+    def _restore(self, model: nn.Module, tools: Mapping[str, Any], generator: torch.Generator | None) -> None:
         contents = self.contents
         if problem := _difference(contents["network"], fingerprint(model)):
             raise CheckpointError(f"{str(self.path)!r} is of another network: {problem}")
-        tools = {"optimiser": optimiser, "schedule": schedule, "scaler": scaler}
+        told, held = contents["network"]["tensors"], _tensors(contents["model"])
+        if wrong := [name for name in told | held if told.get(name) != held.get(name)]:
+            raise CheckpointError(f"{str(self.path)!r} is damaged: it holds others than were saved as {some(wrong)}")
         for name, kind in _kinds(**tools).items():
             if name not in contents["kinds"]:
                 raise CheckpointError(f"{str(self.path)!r} was saved without the {name} that is to be restored")
             if (saved := contents["kinds"][name]) != kind:
                 raise CheckpointError(f"{str(self.path)!r} has as {name} a {saved}, to be restored is a {kind}")
+        optimiser = tools.get("optimiser")
         if optimiser is not None and (problem := _other_groups(contents["groups"], _groups(model, optimiser))):
             raise CheckpointError(f"{str(self.path)!r} is of another optimiser: {problem}")
         randoms = own(contents["random"])
         if randoms is not None:
             _check_generator(randoms, generator)
-        model.load_state_dict(contents["model"])
         for name, tool in tools.items():
-            if tool is not None:
-                tool.load_state_dict(contents[name])
+            tool.load_state_dict(contents[name])
         if randoms is not None:
             restore_random_state(randoms, generator)
+        model.load_state_dict(contents["model"])  # last: it writes over what was there, and is known to fit
 
 
 def save_checkpoint(
@@ -179,9 +194,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     with path.open("rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:  # torch reads it without looking at its checksums
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise zipfile.BadZipFile(f"{damaged} has another checksum")
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"{damaged} has another checksum")
+                if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                    raise zipfile.BadZipFile("it is compressed")  # a few bytes could become gigabytes
             file.seek(0)
             contents = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # damaged bytes make torch and zipfile raise almost anything
@@ -286,14 +302,7 @@ def restore_random_state(state: Mapping[str, Any], generator: torch.Generator | 
 
 def fingerprint(model: nn.Module) -> dict[str, dict[str, str]]:
     """Return what makes a network another one: names, shapes and number types, and how its weights are generated."""
-    return {
-        "tensors": {
-            name: f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-            for name, value in model.state_dict().items()
-            if isinstance(value, Tensor)
-        },
-        "generators": dict(_generators(model)),
-    }
+    return {"tensors": _tensors(model.state_dict()), "generators": dict(_generators(model))}
 
 
 def _write(path: str | os.PathLike[str], contents: dict[str, Any]) -> None:
@@ -306,6 +315,29 @@ def _write(path: str | os.PathLike[str], contents: dict[str, Any]) -> None:
             if problem := next(_not_plain(contents), None):
                 raise TypeError(problem) from error
             raise
+
+
+def _tensors(state: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+        for name, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+@contextmanager
+def _whole(tools: Iterable[Any], generator: torch.Generator | None) -> Iterator[None]:
+    """Take back what was done to optimisers and the like, and to the random numbers, if something fails within."""
+    before = [(tool, dict(vars(tool))) for tool in tools]  # loading puts other values in the place of these
+    randoms = random_state(generator)
+    try:
+        yield
+    except BaseException:
+        for tool, attributes in before:
+            vars(tool).clear()
+            vars(tool).update(attributes)
+        restore_random_state(randoms, generator)
+        raise
 
 
 def _generators(model: nn.Module) -> Iterator[tuple[str, str]]:

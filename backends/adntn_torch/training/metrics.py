@@ -37,6 +37,7 @@ def keep_lines(path: str | os.PathLike[str], count: int) -> None:
     """
     if not Path(path).exists():
         return
-    lines = Path(path).read_bytes().splitlines(keepends=True)
+    with open(path, "rb") as file:
+        lines = file.readlines()
     with whole_file(path) as partial:
         partial.write_bytes(b"".join(line for line in lines[:count] if line.endswith(b"\n")))

@@ -1,0 +1,145 @@
+"""A process that saves all the time is killed at random moments: what it had saved must be there, and whole.
+
+The process saves the same number everywhere, step after step, in three kinds of file, and says so after each step.
+Every number that is saved at step n is n, so that a file which mixes two steps is known. After SIGKILL, what is there
+is looked at, and a new process goes on from it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import adntn
+from adntn_torch import adapt, load_adapter, save_adapter
+from adntn_torch.training import Checkpoints
+
+#: Large enough for a kill to come often while a file is written.
+GENERATOR = adntn.LowRank((1024, 256), rank=64)
+DELTA = adntn.LowRank.options(rank=64)
+FEATURES = 512
+#: A process is killed within so many times what its first step has taken.
+LIFE = 2.0
+
+
+class LostError(AssertionError):
+    """What was saved is not there, or is not whole."""
+
+
+def save_all(folder: Path, step: int) -> None:
+    """Save a step: a checkpoint of training, generated weights, an adapter."""
+    with torch.no_grad():
+        model = nn.Linear(FEATURES, FEATURES)
+        _fill(model.parameters(), step)
+        optimiser = torch.optim.SGD(model.parameters())
+        Checkpoints(folder / "checkpoints").save(step, model, optimiser=optimiser, position={"step": step})
+        cores = {name: np.full(shape, step, "float32") for name, shape in GENERATOR.core_shapes.items()}
+        adntn.save(folder / "weights.safetensors", {"a": (GENERATOR, cores)})
+        model = nn.Sequential(nn.Linear(FEATURES, FEATURES))
+        adapt(model, ["0"], topology=DELTA)
+        _fill((one for one in model.parameters() if one.requires_grad), step)
+        save_adapter(model, folder / "adapter")
+
+
+def saved(folder: Path) -> dict[str, int]:
+    """Return the step of each kind of file that is there; -1 where there is none.
+
+    Raises:
+        LostError: if a file is not whole.
+    """
+    found = {"checkpoint": -1, "weights": -1, "adapter": -1}
+    checkpoint = Checkpoints(folder / "checkpoints").latest()
+    if checkpoint is not None:
+        model = nn.Linear(FEATURES, FEATURES)
+        checkpoint.restore(model)
+        found["checkpoint"] = _step_of(model.parameters())
+        if checkpoint.position["step"] != found["checkpoint"]:
+            raise LostError(f"{checkpoint.position} is with the numbers of step {found['checkpoint']}")
+    if (path := folder / "weights.safetensors").exists():
+        found["weights"] = _step_of(adntn.load(path, backend="torch")["a"][1].values())
+    if (path := folder / "adapter" / "adapter_model.safetensors").exists():
+        model = nn.Sequential(nn.Linear(FEATURES, FEATURES))
+        load_adapter(model, path.parent, trainable=True)
+        found["adapter"] = _step_of(one for one in model.parameters() if one.requires_grad)
+    return found
+
+
+def interrupted(folder: Path, kills: int, *, seed: int = 0) -> dict[str, Any]:
+    """Return how often a process was killed, and in what state the files were.
+
+    Args:
+        folder: an empty one.
+        kills: how often.
+        seed: of the moments.
+
+    Raises:
+        LostError: if something that had been saved is not there, or not whole.
+    """
+    random, cut_short = Random(seed), 0
+    found = saved(folder)
+    for _ in range(kills):
+        said = _until_killed(folder, max(found.values()) + 1, random.uniform(0, LIFE))
+        before, found = found, saved(folder)
+        for kind, step in found.items():
+            if step < max(said, before[kind]):
+                raise LostError(f"{kind}: step {max(said, before[kind])} had been saved, there is step {step}")
+        parts = list(folder.rglob("*.part"))
+        cut_short += bool(parts)
+        for part in parts:
+            part.unlink()
+    return {"kills": kills, "kills while a file was written": cut_short, "steps saved": max(found.values()) + 1}
+
+
+def _until_killed(folder: Path, first: int, life: float) -> int:
+    """Save steps in a process of its own until it is killed; return the last step that it has said to be saved.
+
+    It is killed some time after its first step: the time that this one took, times `life`.
+    """
+    hears, says = os.pipe()
+    start = time.monotonic()
+    process = os.fork()
+    if process == 0:
+        try:
+            step = first
+            while True:
+                save_all(folder, step)
+                os.write(says, f"{step}\n".encode())
+                step += 1
+        finally:
+            os._exit(1)  # whatever happened: what the tests have open is not for this process to close
+    os.close(says)
+    with os.fdopen(hears, "rb") as pipe:
+        lines = [pipe.readline()]
+        time.sleep(life * (time.monotonic() - start))
+        os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+        lines += pipe.readlines()
+    if not os.WIFSIGNALED(status):
+        raise LostError("the process that saves has failed before it was killed")
+    return int(lines[-1])
+
+
+def _fill(tensors: Iterable[torch.Tensor], value: int) -> None:
+    for tensor in tensors:
+        tensor.fill_(value)
+
+
+def _step_of(tensors: Iterable[torch.Tensor]) -> int:
+    """Return the number that all numbers are.
+
+    Raises:
+        LostError: if they are not one number.
+    """
+    values = {float(value) for tensor in tensors for value in (tensor.detach().min(), tensor.detach().max())}
+    if len(values) != 1:
+        raise LostError(f"numbers of different steps are in one file: {sorted(values)}")
+    return int(values.pop())
