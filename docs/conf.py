@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 import adntn
@@ -35,52 +36,53 @@ copybutton_exclude = ".linenos, .gp, .go"  # what is copied of a session are its
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True, "exclude-members": "convolve", "show-inheritance": True}
 autodoc_preserve_defaults = True
 autodoc_mock_imports = ["cupy"]  # it cannot be imported where there is no GPU
 maximum_signature_line_length = 100
 python_use_unqualified_type_names = True
 default_role = "py:obj"  # a link where there is something of that name, and plain code elsewhere
 
-LITERAL = re.compile(r"\S:$")
-SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields|Example|Examples):$")
+SECTION = re.compile(r"\s*(Args|Attributes|Raises|Returns|Yields):$")
 
 
 def _indentation(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
-def _as_text(line: str) -> str:
-    """Return a line in which nothing but backticks has a meaning in reStructuredText."""
-    parts = line.split("`")
+def _blocks(lines: list[str]) -> Iterator[list[str]]:
+    """Yield runs of lines without an empty one in between, and the empty lines one by one."""
+    for empty, run in groupby(lines, key=lambda line: not line.strip()):
+        yield from ([line] for line in run) if empty else [list(run)]
+
+
+def _as_text(block: str) -> str:
+    """Return text in which nothing but backticks has a meaning in reStructuredText."""
+    parts = block.split("`")
     parts[::2] = [re.sub(r"([*|\\]|_\b)", r"\\\1", part) for part in parts[::2]]
-    return "`".join(parts)
+    return re.sub(r"(`[^`]+`)(?=\w)", r"\1\\ ", "`".join(parts))
 
 
 def as_restructured_text(lines: list[str]) -> Iterator[str]:
     """Yield the lines of a docstring, which is plain text with names in backticks, as reStructuredText.
 
-    An indented block behind a colon and an empty line is code.
+    A block behind a colon and an empty line, and further in than these, is code.
     """
-    code: int | None = None  # the indentation of the line before the block
-    example = False
-    for number, line in enumerate(lines):
-        following = next((one for one in lines[number + 1 :] if one.strip()), "")
-        if code is not None and line.strip() and _indentation(line) <= code:
-            code = None
-        example = line.lstrip().startswith(">>>") or (example and bool(line.strip()))
-        if code is not None or example or not line.strip():
-            yield line
-        elif (
-            LITERAL.search(line)
-            and not SECTION.match(line.strip())
-            and not "".join(lines[number + 1 : number + 2]).strip()
-            and _indentation(following) > _indentation(line)
-        ):
-            code = _indentation(line)
-            yield _as_text(line) + ":"
+    text, code = "", False  # the last line of text; whether what is here is code
+    for block in _blocks(lines):
+        if not block[0].strip():
+            yield from block
+            continue
+        deeper = _indentation(block[0]) > _indentation(text)
+        if deeper and not code and text.endswith(":") and not SECTION.match(text):
+            code = True
+            yield from (" " * _indentation(text) + ".. code-block::", "")
+        code = code and deeper
+        if code or block[0].lstrip().startswith(">>>"):
+            yield from block
         else:
-            yield _as_text(line)
+            text = block[-1]
+            yield from _as_text("\n".join(block)).split("\n")
 
 
 def _rewrite(_app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:

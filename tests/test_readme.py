@@ -27,14 +27,13 @@ GUIDES = (
     "docs/interop.md",
     "docs/jax.md",
     "docs/layers.md",
-    "docs/mathematics.md",
     "docs/schedules.md",
     "docs/topologies.md",
     "docs/training.md",
     "docs/words.md",
 )
 #: Pages whose blocks of code are one program.
-PROGRAMS = ("docs/compressing.md", "docs/tutorial.md")
+PROGRAMS = ("docs/compressing.md", "docs/mathematics.md", "docs/tutorial.md")
 #: Pages that show what their own machine forecasts, or what chance decides.
 ROUGH = ("README.md", "docs/adapters.md", "docs/distributed.md", "docs/files.md", "docs/schedules.md", "docs/training.md")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
