@@ -11,7 +11,7 @@ import adntn
 
 project = "adntn"
 author = "the authors of adntn"
-copyright = "the authors of adntn, Apache-2.0"  # noqa: A001  (Sphinx calls it so)
+copyright = "the authors of adntn, Apache-2.0"
 version = release = adntn.__version__
 
 extensions = [
@@ -53,7 +53,8 @@ def _indentation(line: str) -> int:
 def _blocks(lines: list[str]) -> Iterator[list[str]]:
     """Yield runs of lines without an empty one in between, and the empty lines one by one."""
     for empty, run in groupby(lines, key=lambda line: not line.strip()):
-        yield from ([line] for line in run) if empty else [list(run)]
+        block = list(run)
+        yield from [[line] for line in block] if empty else [block]
 
 
 def _as_text(block: str) -> str:

@@ -35,7 +35,14 @@ GUIDES = (
 #: Pages whose blocks of code are one program.
 PROGRAMS = ("docs/compressing.md", "docs/mathematics.md", "docs/tutorial.md")
 #: Pages that show what their own machine forecasts, or what chance decides.
-ROUGH = ("README.md", "docs/adapters.md", "docs/distributed.md", "docs/files.md", "docs/schedules.md", "docs/training.md")
+ROUGH = (
+    "README.md",
+    "docs/adapters.md",
+    "docs/distributed.md",
+    "docs/files.md",
+    "docs/schedules.md",
+    "docs/training.md",
+)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: Where libraries are looked for that are imported by another name.
 LIBRARIES = {"adntn_torch": "torch", "adntn_jax": "equinox"}
@@ -103,6 +110,18 @@ def test_measured_rows_are_those_of_the_results_page() -> None:
     rows = [line for line in measured.splitlines() if line.startswith("|") and " --- " not in line]
     assert len(rows) >= 8
     assert set(rows) <= set(results)
+
+
+def test_figures_of_the_comparison_are_those_of_results_pages() -> None:
+    text = (ROOT / "docs/comparison.md").read_text(encoding="utf-8")
+    for part in re.split(r"\n\n|\n- ", text):
+        figures = set(re.findall(r"\d[\d.]* (?:ms|%|seconds)", part))
+        pages = re.findall(r"\]\((results/[\w/-]+\.md)[)#]", part)
+        results = "\n".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in pages)
+        found = set(re.findall(r"\d[\d.]* (?:ms|%)", results)) | {
+            f"{cell.strip()} seconds" for cell in re.findall(r"(?<=\|) \d+ (?=\|)", results)
+        }
+        assert figures <= found, part
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -179,8 +179,8 @@ class ColwiseGenerated(_GeneratedStyle):
 
     Raises:
         TypeError: when the plan is applied, if the layer is no generated linear one.
-        ValueError: then, if the number of processes does not divide the rows into equal parts (see `Generator.parts`), the
-            mesh has more than one dimension, the layer has an engine or is spread over processes already.
+        ValueError: then, if the number of processes does not divide the rows into equal parts (see `Generator.parts`),
+            the mesh has more than one dimension, the layer has an engine or is spread over processes already.
     """
 
     dimension = 0
