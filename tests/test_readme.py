@@ -77,13 +77,16 @@ def test_code_runs_and_prints_what_stands_below_it(
 
 
 def check_printed(printed: str, shown: str, *, numbers: bool) -> None:
-    """Check that a page shows what was printed: counts exactly, numbers with a point within a twentieth."""
+    """Check that a page shows what was printed: counts exactly, numbers with a point within a twentieth.
+
+    Of training, other processors make other last digits, and so other accuracies.
+    """
     printed, shown = (re.sub(r" +$", "", text, flags=re.M) for text in (printed, shown))
     assert without_numbers(printed) == without_numbers(shown)
     for one, other in zip(*(re.findall(NUMBER, text) for text in (printed, shown)), strict=True):
         if numbers and one != other:
             assert "." in one, (one, other)
-            assert math.isclose(float(one), float(other), rel_tol=0.05, abs_tol=0.01), (one, other)
+            assert math.isclose(*(float(text.replace(",", "")) for text in (one, other)), rel_tol=0.05, abs_tol=0.05)
 
 
 def check_tables(code: str, printed: str) -> None:
