@@ -177,10 +177,10 @@ class ColwiseGenerated(_GeneratedStyle):
         output_layouts: how y is wanted; by default each process keeps its own features, `Shard(-1)`.
         use_local_output: whether y is a plain tensor, and no DTensor.
 
-    Raises (when the plan is applied):
-        TypeError: if the layer is no generated linear one.
-        ValueError: if the number of processes does not divide the rows into equal parts (see `Generator.parts`), the
-            mesh has more than one dimension, the layer has an engine or is spread over processes already.
+    Raises:
+        TypeError: when the plan is applied, if the layer is no generated linear one.
+        ValueError: then, if the number of processes does not divide the rows into equal parts (see `Generator.parts`),
+            the mesh has more than one dimension, the layer has an engine or is spread over processes already.
     """
 
     dimension = 0

@@ -194,8 +194,8 @@ class Linear(GeneratedLayer):
     (3, 64)
 
     Args:
-        in_features, out_features, use_bias, dtype, param_dtype, precision, bias_init, dot_general, promote_dtype,
-            preferred_element_type, rngs, bias_metadata: as in `flax.nnx.Linear`.
+        in_features, out_features, use_bias, dtype, param_dtype, precision, rngs: as in `flax.nnx.Linear`.
+        bias_init, bias_metadata, dot_general, promote_dtype, preferred_element_type: the same.
         topology: how the weight is generated, such as `adntn.TTN.options(bond=4)`.
         differentiation: "native", JAX's own, or "adjoint", the library's; see `adntn_jax.weight`.
         engine: the array library that generates the weight; see `adntn_jax.weight`.
