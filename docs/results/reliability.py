@@ -1,7 +1,7 @@
 """Make the page beside this file of the measurements in the folder beside it: `python docs/results/reliability.py`.
 
-A measurement is a JSON file: {"what": a sentence, "command": what was run, "results": [{...}, ...], "versions": {...}}, and
-"notes": [...], if there is more to say. Whoever measures writes it; nothing of the page is typed.
+A measurement is a JSON file: {"what": a sentence, "command": what was run, "results": [{...}, ...], "versions": {...}},
+and "notes": [...], if there is more to say. Whoever measures writes it; nothing of the page is typed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Made by `python docs/results/reliability.py` of what the commands below wrote to
 
 
 def shown(value: Any) -> str:
-    """Return a value as a cell of a table.
+    r"""Return a value as a cell of a table.
 
     >>> [shown(value) for value in (True, None, 12166, 0.98765432, ["a", "b"], "x | y")]
-    ['yes', '', '12,166', '0.9877', 'a, b', 'x \\\\| y']
+    ['yes', '', '12,166', '0.9877', 'a, b', 'x \\| y']
     """
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -39,8 +39,8 @@ def table(results: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the lines of a table: a row for each result, a column for each of their keys."""
     rows = list(results)
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    numeric = (all(isinstance(row.get(key), int | float | None) for row in rows) for key in columns)
-    head = [f"| {' | '.join(columns)} |", f"|{'|'.join('---:' if one else '---' for one in numeric)}|"]
+    ends = ("---" if any(isinstance(row.get(key), bool | list | str) for row in rows) else "---:" for key in columns)
+    head = [f"| {' | '.join(columns)} |", f"|{'|'.join(ends)}|"]
     return head + [f"| {' | '.join(shown(row.get(key)) for key in columns)} |" for row in rows]
 
 
