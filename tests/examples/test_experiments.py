@@ -149,7 +149,7 @@ def results(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.mark.parametrize("file", DECLARED, ids=[file.stem for file in DECLARED])
 def test_every_experiment_that_ships_says_what_it_stores(file, tmp_path):
     experiment = read_experiment(file)
-    experiment = replace(experiment, network={**experiment.network, "hidden": 256})
+    experiment = replace(experiment, network={**experiment.network, "hidden": 512})
     dataset = load_data(images=20, test_images=10)
     colours, size = {"digits": (1, 8), "cifar-10": (3, 32), "cifar-10 features": (512, 1)}[experiment.data]
     dataset = replace(dataset, train_images=torch.zeros(20, colours, size, size))

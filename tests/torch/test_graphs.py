@@ -25,6 +25,7 @@ def layer_and_input(kind: str, schedule: str, rows: int) -> tuple[adntn_torch.Ge
     return adntn_torch.Conv2d(64, 128, 3, padding=1, **keywords), torch.randn(rows, 64, 4, 4)
 
 
+@pytest.mark.filterwarnings("error:Accessing the data pointer of FakeTensor")
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_steps_depend_on_no_numbers(kind: str, schedule: str) -> None:
