@@ -1,0 +1,309 @@
+"""Pictures painted with matplotlib, which is imported here and nowhere else; all thinking is done before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from adntn.drawing.steps import CostsPicture, StepCost, quantity
+from adntn.drawing.records import CurvesPicture, Panel
+from adntn.drawing.levels import Box, Line, NetworkPicture
+from adntn.drawing.palette import (
+    ACTIVATION,
+    CURVES,
+    DIMENSIONS,
+    INK,
+    KINDS,
+    NEGATIVE,
+    PALE_INK,
+    PAPER,
+    POSITIVE,
+    RULE,
+    ZERO,
+)
+from adntn.drawing.sample import WeightPicture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, FigureBase
+
+Picture = NetworkPicture | CostsPicture | WeightPicture | CurvesPicture
+
+#: Inches for each unit of a network's picture.
+UNIT = 0.42
+#: Inches for the title, and for the legend of a network.
+TITLE, LEGEND = 0.45, 0.35
+#: Points of texts.
+SMALL, NORMAL, LARGE = 7.5, 8.5, 10.5
+#: The same file each time: matplotlib would name parts of an SVG at random. Letters are drawn, so that every viewer has
+#: them.
+SETTINGS = {"svg.hashsalt": "adntn", "svg.fonttype": "path", "figure.facecolor": PAPER, "savefig.facecolor": PAPER}
+
+
+def need_matplotlib() -> None:
+    """Check that matplotlib is there.
+
+    Raises:
+        ImportError: if it is not; the message says what to install.
+    """
+    try:
+        import matplotlib  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise ImportError('matplotlib is not installed; try: pip install "adntn[drawing]"') from error
+
+
+@contextmanager
+def own_style() -> Iterator[None]:
+    """Paint in the library's own style, whatever the user's is; also while a file is written."""
+    need_matplotlib()
+    from matplotlib import style  # noqa: PLC0415
+
+    with style.context(["default", SETTINGS]):
+        yield
+
+
+def figure_of(picture: Picture) -> Figure:
+    """Return a figure with a picture, of the picture's own size.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+    """
+    with own_style():
+        from matplotlib.figure import Figure  # noqa: PLC0415
+
+        figure = Figure(figsize=size_of(picture))
+        paint(picture, figure)
+    return figure
+
+
+def size_of(picture: Picture) -> tuple[float, float]:
+    """Return the width and the height of a picture in inches."""
+    if isinstance(picture, NetworkPicture):
+        width, height = UNIT * (picture.right - picture.left), UNIT * (picture.top - picture.bottom)
+        return max(width, 0.075 * len(picture.title) + 0.4), height + TITLE + LEGEND
+    if isinstance(picture, CostsPicture):
+        return 10.5, 0.22 * (len(picture.steps) + 1) + 1.0
+    if isinstance(picture, WeightPicture):
+        rows, columns = picture.values.shape
+        return 5.6, min(max(4.0 * rows / columns, 0.5), 8.0) + 1.0
+    return 7.0, 0.6 + 1.7 * len(picture.panels)
+
+
+def paint(picture: Picture, figure: FigureBase) -> None:
+    """Paint a picture into a figure, or a part of one, of about its size."""
+    painters: dict[type, Callable[[Any, FigureBase], None]] = {
+        NetworkPicture: _paint_network,
+        CostsPicture: _paint_costs,
+        WeightPicture: _paint_weight,
+        CurvesPicture: _paint_curves,
+    }
+    painters[type(picture)](picture, figure)
+
+
+# networks
+
+
+def _paint_network(picture: NetworkPicture, figure: FigureBase) -> None:
+    _, height = size_of(picture)
+    axes = figure.add_axes((0.0, LEGEND / height, 1.0, 1 - (TITLE + LEGEND) / height))
+    axes.set_xlim(picture.left, picture.right)
+    axes.set_ylim(picture.bottom, picture.top)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.axis("off")
+    for y in picture.activations:
+        ends = [box.left for box in picture.boxes], [box.right for box in picture.boxes]
+        axes.plot((min(*ends[0], 0) - 0.2, max(*ends[1], 0) + 0.2), (y, y), color=ACTIVATION, lw=1.1, ls=(0, (4, 3)))
+    for line in picture.lines:
+        _paint_line(axes, line)
+    for box in picture.boxes:
+        _paint_box(axes, box)
+    for group in picture.groups:
+        ends = [group.left + 0.1, group.right - 0.1]
+        axes.plot(ends, [group.y, group.y], color=DIMENSIONS[group.dimension], lw=5, solid_capstyle="round", zorder=4)
+    for words in picture.words:
+        colour = {"activation": ACTIVATION, "state": PALE_INK}.get(words.role, INK)
+        axes.text(
+            words.x,
+            words.y,
+            "\n".join(words.lines),
+            ha=words.align,
+            va="center",
+            color=colour,
+            fontsize=SMALL,
+            linespacing=1.25,
+        )
+    figure.text(0.5, 1 - 0.5 * TITLE / height, picture.title, ha="center", va="center", fontsize=LARGE, color=INK)
+    _paint_legend(picture, figure)
+
+
+def _paint_line(axes: Axes, line: Line) -> None:
+    colour = INK if line.dimension is None else DIMENSIONS[line.dimension]
+    width = min(0.9 + 0.35 * (line.size.bit_length() - 1), 5.0)
+    *straight, last = line.points
+    if line.dimension is None:
+        straight.append(last)
+    axes.plot(*zip(*straight, strict=True), color=INK if line.end is not None else colour, lw=width, zorder=2)
+    if line.dimension is not None:  # gathered along a curve that begins and ends upright
+        (x, y), (to_x, to_y) = straight[-1], last
+        from matplotlib.patches import PathPatch  # noqa: PLC0415
+        from matplotlib.path import Path  # noqa: PLC0415
+
+        half = (y + to_y) / 2
+        way = Path([(x, y), (x, half), (to_x, half), (to_x, to_y)], [Path.MOVETO, *[Path.CURVE4] * 3])
+        axes.add_patch(PathPatch(way, fill=False, edgecolor=colour, lw=width, zorder=1))
+
+
+def _paint_box(axes: Axes, box: Box) -> None:
+    from matplotlib.patches import FancyBboxPatch, Polygon  # noqa: PLC0415
+
+    colour = KINDS[box.kind]
+    middle = (box.bottom + box.top) / 2
+    if box.is_bridge:
+        axes.plot([box.left, box.right], [middle, middle], color=colour, lw=2, zorder=3)
+        for lane in {*box.entering, *box.leaving}:
+            axes.plot(lane, middle, marker="s", markersize=8, color=colour, markeredgecolor=PAPER, zorder=4)
+    elif box.kind == "isometry" and box.entering:
+        narrow = min(box.entering) - 0.31, max(box.entering) + 0.31
+        corners = [(narrow[0], box.top), (narrow[1], box.top), (box.right, box.bottom), (box.left, box.bottom)]
+        axes.add_patch(
+            Polygon(corners, closed=True, facecolor=colour, edgecolor=PAPER, lw=1, joinstyle="round", zorder=3)
+        )
+    else:
+        axes.add_patch(
+            FancyBboxPatch(
+                (box.left, box.bottom),
+                box.right - box.left,
+                box.top - box.bottom,
+                boxstyle="round,pad=0,rounding_size=0.12",
+                facecolor=colour,
+                edgecolor=PAPER,
+                lw=1,
+                zorder=3,
+            )
+        )
+
+
+def _paint_legend(picture: NetworkPicture, figure: FigureBase) -> None:
+    _, height = size_of(picture)
+    from matplotlib.patches import Patch  # noqa: PLC0415
+
+    figure.legend(
+        handles=[Patch(facecolor=KINDS[kind], label=kind) for kind in picture.kinds],
+        loc="center",
+        bbox_to_anchor=(0.5, 0.5 * LEGEND / height),
+        ncols=len(picture.kinds),
+        frameon=False,
+        fontsize=NORMAL,
+        labelcolor=INK,
+        handlelength=1.0,
+    )
+
+
+# costs
+
+
+def _paint_costs(picture: CostsPicture, figure: FigureBase) -> None:
+    _, height = size_of(picture)
+    panels: dict[str, Callable[[StepCost], str]] = {
+        "operations": lambda one: quantity(one.operations, ""),
+        "bytes_moved": lambda one: quantity(one.bytes_moved, "B"),
+        "seconds": lambda one: quantity(one.seconds, "s"),
+    }
+    places = range(len(picture.steps))
+    bottom, top = 0.2 / height, 1 - 0.8 / height
+    for number, (name, text) in enumerate(panels.items()):
+        axes = figure.add_axes((0.31 + 0.232 * number, bottom, 0.16, top - bottom))
+        values = [float(getattr(one, name)) for one in picture.steps]
+        axes.barh(places, values, color=(KINDS["top"], KINDS["isometry"], KINDS["disentangler"])[number], height=0.62)
+        for place, one in enumerate(picture.steps):
+            axes.text(values[place] + 0.02 * max(values), place, text(one), va="center", fontsize=SMALL, color=INK)
+        title = f"{name.replace('_', ' ')}: {text(picture.total)}"
+        axes.set_title(title, fontsize=NORMAL, color=INK, loc="left")
+        axes.set_ylim(len(picture.steps) - 0.4, -0.6)
+        axes.set_yticks(places, [_shortened(one.step) for one in picture.steps] if number == 0 else [])
+        axes.tick_params(axis="y", labelsize=SMALL, labelcolor=INK, length=0)
+        axes.set_xticks([])
+        _thin(axes, "left")
+    figure.text(0.02, 1 - 0.25 / height, picture.title, va="center", fontsize=LARGE, color=INK)
+
+
+def _shortened(text: str, most: int = 46) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _thin(axes: Axes, *kept: str) -> None:
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in kept)
+        spine.set_color(RULE)
+
+
+# weights
+
+
+def _paint_weight(picture: WeightPicture, figure: FigureBase) -> None:
+    from matplotlib.colors import LinearSegmentedColormap  # noqa: PLC0415
+
+    width, height = size_of(picture)
+    axes = figure.add_axes((0.7 / width, 0.45 / height, 4.0 / width, 1 - 1.0 / height))
+    colours = LinearSegmentedColormap.from_list("weights", [NEGATIVE, ZERO, POSITIVE])
+    shown = axes.imshow(
+        picture.values, cmap=colours, vmin=-picture.limit, vmax=picture.limit, aspect="auto", interpolation="nearest"
+    )
+    axes.set_xlabel("columns", fontsize=SMALL, color=INK)
+    axes.set_ylabel("rows", fontsize=SMALL, color=INK)
+    axes.set_xticks(*_ticks(picture.columns))
+    axes.set_yticks(*_ticks(picture.rows, repeats=len(picture.values) // len(picture.rows)))
+    axes.tick_params(labelsize=SMALL, labelcolor=INK, color=RULE)
+    bar_axes = figure.add_axes((4.8 / width, 0.45 / height, 0.12 / width, 1 - 1.0 / height))
+    bar = figure.colorbar(shown, cax=bar_axes, extend="both")
+    bar.ax.tick_params(labelsize=SMALL, labelcolor=INK, color=RULE)
+    figure.text(0.5, 1 - 0.28 / height, picture.title, ha="center", va="center", fontsize=NORMAL, color=INK)
+
+
+def _ticks(numbers: Any, repeats: int = 1) -> tuple[list[int], list[str]]:
+    """Return where the first and the last number stand on an axis, and their texts."""
+    last = len(numbers) - 1
+    ends = [0, last] if last else [0]
+    return (
+        [repeat * len(numbers) + end for repeat in range(repeats) for end in ends],
+        [f"{numbers[end]:,}" for _ in range(repeats) for end in ends],
+    )
+
+
+# curves
+
+
+def _paint_curves(picture: CurvesPicture, figure: FigureBase) -> None:
+    width, height = size_of(picture)
+    count = len(picture.panels)
+    first: Axes | None = None
+    for number, panel in enumerate(picture.panels):
+        bottom = (0.45 + 1.7 * (count - 1 - number)) / height
+        axes = figure.add_axes((0.75 / width, bottom, 1 - 2.6 / width, 1.3 / height), sharex=first)
+        first = first or axes
+        _paint_panel(axes, panel)
+        for place, (name, start, _) in enumerate(picture.stages):
+            if place:
+                axes.axvline(start, color=PALE_INK, lw=0.8, ls=(0, (2, 2)))
+            if number == 0:
+                axes.text(start, 1.03, f" {name}", transform=axes.get_xaxis_transform(), fontsize=SMALL, color=PALE_INK)
+        if number == count - 1:
+            axes.set_xlabel("step", fontsize=SMALL, color=INK)
+        else:
+            axes.tick_params(labelbottom=False)
+    figure.text(0.75 / width, 1 - 0.14 / height, picture.title, va="center", fontsize=LARGE, color=INK)
+
+
+def _paint_panel(axes: Axes, panel: Panel) -> None:
+    for number, curve in enumerate(panel.curves):
+        marker = "o" if len(curve.points) < 40 else ""
+        colour = CURVES[number % len(CURVES)]
+        axes.plot(*zip(*curve.points, strict=True), color=colour, lw=1.2, marker=marker, markersize=3, label=curve.name)
+    if panel.is_logarithmic:
+        axes.set_yscale("log")
+    axes.set_ylabel(panel.name, fontsize=SMALL, color=INK)
+    axes.tick_params(labelsize=SMALL, labelcolor=INK, color=RULE)
+    axes.grid(color=RULE, lw=0.5)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=SMALL, labelcolor=INK)
+    _thin(axes, "left", "bottom")
