@@ -10,8 +10,7 @@ from adntn import drawing
 from adntn.arrays import ITEMSIZES
 from adntn.commands.output import console, subcommand, writable
 from adntn.drawing import Drawing
-from adntn.drawing.drawing import check_file
-from adntn.drawing.painting import need_matplotlib
+from adntn.drawing.drawing import check_file, painting
 from adntn.drawing.records import READABLE
 from adntn.files import Contents, opened
 from adntn.network import SCALE
@@ -51,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError("--out must name the picture to write, such as --out picture.svg")
         return _print(arguments)
     check_file(arguments.out)
-    need_matplotlib()
+    painting()  # better now than after the work
     if is_record:
         drawn = drawing.curves(arguments.file, title=arguments.file.name)
     else:

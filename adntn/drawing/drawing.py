@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 from adntn.arrays import Array
 from adntn.atomic import whole_file
 from adntn.drawing.levels import network_picture
-from adntn.drawing.painting import Picture, figure_of, own_style, paint
 from adntn.drawing.records import curves_picture, read_records
 from adntn.drawing.sample import weight_picture
 from adntn.drawing.steps import costs_picture
 from adntn.machine import machine
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from matplotlib.figure import Figure, FigureBase
 
+    from adntn.drawing.painting import Picture
     from adntn.generator import Generator
 
 #: Files that can be written, by their ending.
@@ -64,7 +66,8 @@ class Drawing:
         Raises:
             ImportError: if matplotlib is not installed.
         """
-        return figure_of(self.picture)
+        made: Figure = painting().figure_of(self.picture)
+        return made
 
     def paint(self, figure: FigureBase) -> None:
         """Paint the drawing into a figure of matplotlib, or a subfigure, of about the drawing's own shape.
@@ -72,8 +75,8 @@ class Drawing:
         Raises:
             ImportError: if matplotlib is not installed.
         """
-        with own_style():
-            paint(self.picture, figure)
+        with painting().own_style():
+            painting().paint(self.picture, figure)
 
     def __repr__(self) -> str:
         kind = type(self.picture).__name__.removesuffix("Picture").lower()
@@ -82,12 +85,27 @@ class Drawing:
     def _painted(self, kind: str) -> bytes:
         figure = self.figure()
         data = io.BytesIO()
-        with own_style():
+        with painting().own_style():
             figure.savefig(data, format=kind, dpi=RESOLUTION, metadata={"Date": None} if kind == "svg" else None)
         return data.getvalue()
 
     def _repr_png_(self) -> bytes:
         return self._painted("png")
+
+
+def painting() -> ModuleType:
+    """Return the module that paints.
+
+    Raises:
+        ImportError: if matplotlib is not installed; the message says what to install.
+    """
+    try:
+        import matplotlib  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise ImportError('matplotlib is not installed; try: pip install "adntn[drawing]"') from error
+    from adntn.drawing import painting  # noqa: PLC0415  (it imports matplotlib, which is optional)
+
+    return painting
 
 
 def check_file(file: str | os.PathLike[str]) -> Path:
@@ -141,7 +159,7 @@ def weight(generator: Generator, cores: Mapping[str, Array]) -> Drawing:
     """Return a drawing of a generated weight, as a matrix: its first dimension, and all others.
 
     >>> import adntn
-    >>> generator = adntn.TTN((65536, 65536), bond=4)
+    >>> generator = adntn.TTN((4096, 4096), bond=4)
     >>> weight(generator, generator.init()).picture.values.shape
     (512, 512)
 

@@ -19,6 +19,8 @@ Align = Literal["left", "center", "right"]
 
 #: From row to row, and what a row's core takes of it.
 ROW, CORE = 1.0, 0.46
+#: Between legs that join the same two cores of a chain.
+PARALLEL = 0.1
 #: What an activation adds to the distance of two levels.
 ACTIVATION = 0.55
 #: Of the part in which legs are gathered into dimensions: at least, and for each leg.
@@ -142,7 +144,7 @@ def network_picture(network: Network) -> NetworkPicture:
     >>> [box.core for box in picture.boxes][:3], [line.label for line in picture.lines][:2]
     (['top', 'level1/isometry0', 'level1/isometry1'], ['s0.0', 's0.1'])
     >>> picture.words[0].lines
-    ('level 0', '4 numbers')
+    ('level 0', '4 parameters')
     """
     arrangement = arrange(network)
     heights = _heights(network, arrangement)
@@ -151,7 +153,7 @@ def network_picture(network: Network) -> NetworkPicture:
         for number, place in enumerate(arrangement.places)
     )
     groups = _groups(network, heights.weight - _gathering(network))
-    lines = tuple(_line(edge, boxes) for edge in arrangement.edges if edge.end is not None)
+    lines = tuple(_line(edge, boxes, arrangement.edges) for edge in arrangement.edges if edge.end is not None)
     lines += _gathered(network, [edge for edge in arrangement.edges if edge.end is None], boxes, heights.weight, groups)
     left = min(*(box.left for box in boxes), *(group.left for group in groups), -0.5) - 0.3
     right = max(*(box.right for box in boxes), *(group.right for group in groups)) + 0.3
@@ -206,19 +208,21 @@ def _box(place: Place, y: float, is_bridge: bool) -> Box:
     return Box(place.node.core, place.kind, *ends, place.inputs, place.outputs, is_bridge)
 
 
-def _line(edge: Edge, boxes: Sequence[Box]) -> Line:
+def _line(edge: Edge, boxes: Sequence[Box], edges: Sequence[Edge]) -> Line:
     """Return a leg between two cores: straight down, or in a chain from side to side."""
     start, end = boxes[edge.start], boxes[edge.end or 0]
     if edge.lane is not None:
         points: tuple[Point, ...] = ((edge.lane, start.bottom), (edge.lane, end.top))
         return Line(edge.leg.label, edge.leg.size, points, edge.start, edge.end)
     left, right = sorted((start, end), key=lambda box: box.left)
-    y = (left.bottom + left.top) / 2
+    alike = [other.leg for other in edges if (other.start, other.end) == (edge.start, edge.end)]
+    shift = PARALLEL * (alike.index(edge.leg) - (len(alike) - 1) / 2)
+    y = (left.bottom + left.top) / 2 + shift
     if left.top == right.top and not any(left.right < box.left < right.left for box in boxes if box.top == left.top):
         points = ((left.right, y), (right.left, y))
     else:  # others stand between them
-        over = max(left.top, right.top) + (ROW - CORE) / 2
-        one, other = left.right - MARGIN / 2, right.left + MARGIN / 2
+        over = max(left.top, right.top) + (ROW - CORE) / 2 + shift
+        one, other = left.right - MARGIN / 2 - shift, right.left + MARGIN / 2 + shift
         points = ((one, left.top), (one, over), (other, over), (other, right.top))
     points = points if left is start else points[::-1]
     return Line(edge.leg.label, edge.leg.size, points, edge.start, edge.end)
@@ -229,7 +233,7 @@ def _gathering(network: Network) -> float:
 
 
 def _groups(network: Network, y: float) -> tuple[Group, ...]:
-    """Return the dimensions side by side: each as wide as its legs and its text, all of them around the legs' middle."""
+    """Return the dimensions side by side: as wide as legs and texts, around the middle."""
     widths = [
         max(len(legs), LETTER * max(map(len, _dimension_lines(network, dimension))) + 0.4, 1.0)
         for dimension, legs in enumerate(network.layout.factors)
@@ -266,7 +270,11 @@ def _level_words(network: Network, heights: _Heights, left: float, right: float)
         shared = "" if new or not level.nodes else "shared"
         words.append(
             Words(
-                left, heights.levels[number], (f"level {number}", shared or _count(numbers, "number")), "right", "level"
+                left,
+                heights.levels[number],
+                (f"level {number}", shared or _count(numbers, "parameter")),
+                "right",
+                "level",
             )
         )
         if (y := heights.activations[number]) is not None:
@@ -291,7 +299,7 @@ def _weight_words(
         Words((group.left + group.right) / 2, below, _dimension_lines(network, group.dimension), "center", "dimension")
         for group in groups
     ]
-    scale = ("scale", _count(network.batch or 1, "number"))
+    scale = ("scale", _count(network.batch or 1, "parameter"))
     return [*words, Words(left, (y + groups[0].y) / 2, scale, "right", "level")]
 
 

@@ -1,13 +1,18 @@
-"""Pictures painted with matplotlib, which is imported here and nowhere else; all thinking is done before."""
+"""Pictures painted with matplotlib. It is imported here and nowhere else, and this module when something is painted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from adntn.drawing.steps import CostsPicture, StepCost, quantity
-from adntn.drawing.records import CurvesPicture, Panel
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.patches import FancyBboxPatch, Patch, PathPatch, Polygon
+
+from adntn.drawing.arrangement import MARGIN
 from adntn.drawing.levels import Box, Line, NetworkPicture
 from adntn.drawing.palette import (
     ACTIVATION,
@@ -22,18 +27,20 @@ from adntn.drawing.palette import (
     RULE,
     ZERO,
 )
+from adntn.drawing.records import CurvesPicture, Panel, label_rows
 from adntn.drawing.sample import WeightPicture
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, FigureBase
+from adntn.drawing.steps import CostsPicture, StepCost, quantity
 
 Picture = NetworkPicture | CostsPicture | WeightPicture | CurvesPicture
 
 #: Inches for each unit of a network's picture.
 UNIT = 0.42
+#: Half of the width of a bridge's end, in units.
+PAD = 0.2
 #: Inches for the title, and for the legend of a network.
 TITLE, LEGEND = 0.45, 0.35
+#: Inches from panel to panel of curves, and across the steps.
+PANEL, CURVES_WIDTH = 1.6, 4.7
 #: Points of texts.
 SMALL, NORMAL, LARGE = 7.5, 8.5, 10.5
 #: The same file each time: matplotlib would name parts of an SVG at random. Letters are drawn, so that every viewer has
@@ -41,37 +48,16 @@ SMALL, NORMAL, LARGE = 7.5, 8.5, 10.5
 SETTINGS = {"svg.hashsalt": "adntn", "svg.fonttype": "path", "figure.facecolor": PAPER, "savefig.facecolor": PAPER}
 
 
-def need_matplotlib() -> None:
-    """Check that matplotlib is there.
-
-    Raises:
-        ImportError: if it is not; the message says what to install.
-    """
-    try:
-        import matplotlib  # noqa: F401, PLC0415
-    except ImportError as error:
-        raise ImportError('matplotlib is not installed; try: pip install "adntn[drawing]"') from error
-
-
 @contextmanager
 def own_style() -> Iterator[None]:
     """Paint in the library's own style, whatever the user's is; also while a file is written."""
-    need_matplotlib()
-    from matplotlib import style  # noqa: PLC0415
-
     with style.context(["default", SETTINGS]):
         yield
 
 
 def figure_of(picture: Picture) -> Figure:
-    """Return a figure with a picture, of the picture's own size.
-
-    Raises:
-        ImportError: if matplotlib is not installed.
-    """
+    """Return a figure with a picture, of the picture's own size."""
     with own_style():
-        from matplotlib.figure import Figure  # noqa: PLC0415
-
         figure = Figure(figsize=size_of(picture))
         paint(picture, figure)
     return figure
@@ -86,8 +72,8 @@ def size_of(picture: Picture) -> tuple[float, float]:
         return 10.5, 0.22 * (len(picture.steps) + 1) + 1.0
     if isinstance(picture, WeightPicture):
         rows, columns = picture.values.shape
-        return 5.6, min(max(4.0 * rows / columns, 0.5), 8.0) + 1.0
-    return 7.0, 0.6 + 1.7 * len(picture.panels)
+        return 5.9, min(max(4.0 * rows / columns, 0.5), 8.0) + 1.0
+    return 7.4, 0.55 + 0.15 * len({*_stage_rows(picture)}) + PANEL * len(picture.panels)
 
 
 def paint(picture: Picture, figure: FigureBase) -> None:
@@ -146,7 +132,6 @@ def _paint_line(axes: Axes, line: Line) -> None:
     axes.plot(*zip(*straight, strict=True), color=INK if line.end is not None else colour, lw=width, zorder=2)
     if line.dimension is not None:  # gathered along a curve that begins and ends upright
         (x, y), (to_x, to_y) = straight[-1], last
-        from matplotlib.patches import PathPatch  # noqa: PLC0415
         from matplotlib.path import Path  # noqa: PLC0415
 
         half = (y + to_y) / 2
@@ -155,38 +140,28 @@ def _paint_line(axes: Axes, line: Line) -> None:
 
 
 def _paint_box(axes: Axes, box: Box) -> None:
-    from matplotlib.patches import FancyBboxPatch, Polygon  # noqa: PLC0415
-
     colour = KINDS[box.kind]
-    middle = (box.bottom + box.top) / 2
-    if box.is_bridge:
-        axes.plot([box.left, box.right], [middle, middle], color=colour, lw=2, zorder=3)
+    if box.is_bridge:  # its ends alone, joined by a line that other legs pass
+        middle = (box.bottom + box.top) / 2
+        axes.plot([box.left + PAD, box.right - PAD], [middle, middle], color=colour, lw=2, zorder=1)
         for lane in {*box.entering, *box.leaving}:
-            axes.plot(lane, middle, marker="s", markersize=8, color=colour, markeredgecolor=PAPER, zorder=4)
+            axes.add_patch(_bar(lane - PAD, lane + PAD, box, colour))
     elif box.kind == "isometry" and box.entering:
-        narrow = min(box.entering) - 0.31, max(box.entering) + 0.31
-        corners = [(narrow[0], box.top), (narrow[1], box.top), (box.right, box.bottom), (box.left, box.bottom)]
-        axes.add_patch(
-            Polygon(corners, closed=True, facecolor=colour, edgecolor=PAPER, lw=1, joinstyle="round", zorder=3)
-        )
+        left, right = min(box.entering) - MARGIN, max(box.entering) + MARGIN
+        corners = [(left, box.top), (right, box.top), (box.right, box.bottom), (box.left, box.bottom)]
+        axes.add_patch(Polygon(corners, facecolor=colour, edgecolor=PAPER, lw=1, joinstyle="round", zorder=3))
     else:
-        axes.add_patch(
-            FancyBboxPatch(
-                (box.left, box.bottom),
-                box.right - box.left,
-                box.top - box.bottom,
-                boxstyle="round,pad=0,rounding_size=0.12",
-                facecolor=colour,
-                edgecolor=PAPER,
-                lw=1,
-                zorder=3,
-            )
-        )
+        axes.add_patch(_bar(box.left, box.right, box, colour))
+
+
+def _bar(left: float, right: float, box: Box, colour: str) -> FancyBboxPatch:
+    shape = "round,pad=0,rounding_size=0.12"
+    size = right - left, box.top - box.bottom
+    return FancyBboxPatch((left, box.bottom), *size, boxstyle=shape, facecolor=colour, edgecolor=PAPER, lw=1, zorder=3)
 
 
 def _paint_legend(picture: NetworkPicture, figure: FigureBase) -> None:
     _, height = size_of(picture)
-    from matplotlib.patches import Patch  # noqa: PLC0415
 
     figure.legend(
         handles=[Patch(facecolor=KINDS[kind], label=kind) for kind in picture.kinds],
@@ -242,7 +217,6 @@ def _thin(axes: Axes, *kept: str) -> None:
 
 
 def _paint_weight(picture: WeightPicture, figure: FigureBase) -> None:
-    from matplotlib.colors import LinearSegmentedColormap  # noqa: PLC0415
 
     width, height = size_of(picture)
     axes = figure.add_axes((0.7 / width, 0.45 / height, 4.0 / width, 1 - 1.0 / height))
@@ -276,23 +250,24 @@ def _ticks(numbers: Any, repeats: int = 1) -> tuple[list[int], list[str]]:
 
 def _paint_curves(picture: CurvesPicture, figure: FigureBase) -> None:
     width, height = size_of(picture)
-    count = len(picture.panels)
     first: Axes | None = None
     for number, panel in enumerate(picture.panels):
-        bottom = (0.45 + 1.7 * (count - 1 - number)) / height
-        axes = figure.add_axes((0.75 / width, bottom, 1 - 2.6 / width, 1.3 / height), sharex=first)
+        bottom = 0.45 + PANEL * (len(picture.panels) - 1 - number)
+        axes = figure.add_axes((0.75 / width, bottom / height, CURVES_WIDTH / width, 1.3 / height), sharex=first)
         first = first or axes
         _paint_panel(axes, panel)
-        for place, (name, start, _) in enumerate(picture.stages):
-            if place:
-                axes.axvline(start, color=PALE_INK, lw=0.8, ls=(0, (2, 2)))
-            if number == 0:
-                axes.text(start, 1.03, f" {name}", transform=axes.get_xaxis_transform(), fontsize=SMALL, color=PALE_INK)
-        if number == count - 1:
-            axes.set_xlabel("step", fontsize=SMALL, color=INK)
-        else:
-            axes.tick_params(labelbottom=False)
-    figure.text(0.75 / width, 1 - 0.14 / height, picture.title, va="center", fontsize=LARGE, color=INK)
+        for _, start, _ in picture.stages[1:]:
+            axes.axvline(start, color=PALE_INK, lw=0.8, ls=(0, (2, 2)))
+        axes.tick_params(labelbottom=number == len(picture.panels) - 1)
+    axes.set_xlabel("step", fontsize=SMALL, color=INK)
+    for (name, start, _), row in zip(picture.stages, _stage_rows(picture), strict=True):
+        place = {"x": start, "y": 1.04 + 0.11 * row, "s": f" {name}", "fontsize": SMALL, "color": PALE_INK}
+        figure.axes[0].text(**place, transform=figure.axes[0].get_xaxis_transform())
+    figure.text(0.75 / width, 1 - 0.2 / height, picture.title, va="center", fontsize=LARGE, color=INK)
+
+
+def _stage_rows(picture: CurvesPicture) -> list[int]:
+    return label_rows(picture.stages, letters=CURVES_WIDTH / 0.07)
 
 
 def _paint_panel(axes: Axes, panel: Panel) -> None:

@@ -97,11 +97,13 @@ def curves_picture(title: str, records: Iterable[Mapping[str, Any]]) -> CurvesPi
             stages.setdefault(stage, []).append(step)
         for name, value in _numbers(record):
             points.setdefault(name, []).append((step, value))
-    if not points:
-        raise ValueError('records hold no curve: none has a "step" and a finite number')
     panels: dict[str, list[Curve]] = {}
     for name, own in points.items():
-        panels.setdefault(_panel(name), []).append(Curve(name, tuple(own)))
+        panel = _panel(name)
+        if panel != OTHERS or len({value for _, value in own}) > 1:  # counts and ratios that stay are no curves
+            panels.setdefault(panel, []).append(Curve(name, tuple(own)))
+    if not panels:
+        raise ValueError('records hold no curve: none has a "step" and a finite number')
     ordered = [Panel(name, tuple(panels[name])) for name in (*PANELS, OTHERS) if name in panels]
     return CurvesPicture(title, tuple(ordered), _spans(stages))
 
@@ -120,7 +122,7 @@ def read_records(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         raise ValueError(f"records are read from files that end in {' or '.join(READABLE)}, got {str(file)!r}")
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".csv":
-        return [dict(row) for row in csv.DictReader(text.splitlines())]
+        return [_row(row) for row in csv.DictReader(text.splitlines())]
     lines = text.splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
@@ -137,8 +139,20 @@ def _record(file: Path, number: int, line: str) -> dict[str, Any]:
     return record
 
 
+def _row(row: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return a row of a table with numbers in place of texts that are numbers; empty cells are left out."""
+    record: dict[str, Any] = {}
+    for name, cell in row.items():
+        try:
+            record[name] = float(cell or "")
+        except ValueError:
+            if cell:
+                record[name] = cell
+    return record
+
+
 def _numbers(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield the numbers of a record by name; those of a mapping inside as name/key, those of a layer's as name/layer."""
+    """Yield the numbers of a record by name: of a mapping inside as name/key, of a layer as name/layer."""
     layer = record.get("layer")
     for name, value in record.items():
         if name in PLACES:
@@ -153,13 +167,9 @@ def _numbers(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+    return float(value) if math.isfinite(value) else None
 
 
 def _panel(name: str) -> str:
@@ -171,3 +181,24 @@ def _spans(stages: Mapping[str, list[float]]) -> tuple[tuple[str, float, float],
     firsts = sorted((min(steps), max(steps), name) for name, steps in stages.items())
     starts = [firsts[0][0], *(before[1] for before, _ in pairwise(firsts))] if firsts else []
     return tuple((name, start, last) for start, (_, last, name) in zip(starts, firsts, strict=True))
+
+
+def label_rows(stages: Iterable[tuple[str, float, float]], letters: float) -> list[int]:
+    """Return on which line above the panels the name of each stage stands, so that none covers another.
+
+    >>> label_rows([("fit", 0, 0), ("distil", 0, 50), ("fine-tune", 50, 100)], letters=40)
+    [0, 1, 0]
+
+    Args:
+        stages: (name, first step, last step), in order.
+        letters: how many letters a line has across all steps.
+    """
+    stages = list(stages)
+    across = max((last for _, _, last in stages), default=0) - min((first for _, first, _ in stages), default=0)
+    ends: list[float] = []
+    rows = []
+    for name, first, _ in stages:
+        row = next((row for row, end in enumerate(ends) if end <= first), len(ends))
+        ends[row : row + 1] = [first + (len(name) + 2) * (across or 1) / letters]
+        rows.append(row)
+    return rows

@@ -66,7 +66,7 @@ def _cost(step: Step, machine: Machine, itemsize: int) -> StepCost:
     if isinstance(step, Contract):
         formula = f"{step.out.name} = {step.left.name} · {step.right.name}"
     else:
-        formula = str(step)
+        formula = f"{step.out.name} = {step.activation}({step.inputs[0].name})"
     moved = step_bytes(step, itemsize)
     return StepCost(formula, step_operations(step), moved, step_seconds(step, machine, itemsize))
 

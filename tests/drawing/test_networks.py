@@ -184,7 +184,7 @@ def test_activations_stand_where_they_are(network: Network, picture: NetworkPict
 KINDS = {
     "TTN": {"top", "isometry"},
     "MERA": {"top", "isometry", "disentangler"},
-    "Brickwall, depth 3": {"top", "gate"},
+    "Brickwall, 24 legs": {"top", "gate"},
     "TensorTrain, depth 2": {"core"},
     "LowRank": {"core"},
     "Tucker": {"top", "isometry"},
