@@ -1,4 +1,4 @@
-"""Drawings: what `Generator.draw` returns. They are shown in notebooks, saved, and painted into figures of one's own."""
+"""Drawings: what `Generator.draw` returns. Notebooks show them; they are saved, or painted into other figures."""
 
 from __future__ import annotations
 

@@ -84,22 +84,17 @@ BAD = {
 
 @pytest.mark.parametrize(("options", "words"), BAD.values(), ids=BAD)
 def test_what_cannot_be_drawn_is_exit_code_2_and_one_line(
-    options: list[str],
-    words: str,
-    small: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    options: list[str], words: str, small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "a.svg" in options:
         pytest.importorskip("matplotlib")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(small.parent)
     assert main(["draw", str(small), *options]) == 2
     error = capsys.readouterr().err
     assert error.startswith("adntn draw: error: ")
     assert words in error
     assert error.count("\n") == 1
-    assert [file.name for file in tmp_path.iterdir()] == [small.name]
+    assert [file.name for file in small.parent.iterdir()] == [small.name]
 
 
 def test_without_matplotlib_nothing_is_begun(
