@@ -19,6 +19,7 @@ GUIDES = (
     "docs/files.md",
     "docs/fitting.md",
     "docs/layers.md",
+    "docs/pictures.md",
     "docs/schedules.md",
     "docs/training.md",
 )
@@ -41,6 +42,8 @@ def test_code_runs_and_prints_what_stands_below_it(code: str, output: str, monke
         monkeypatch.setenv(name, value)  # what torchrun sets, for one process
     for library in re.findall(r"^(?:import|from) (\w+)", code, flags=re.M):
         pytest.importorskip({"adntn_torch": "torch", "adntn_jax": "equinox"}.get(library, library))
+    if "from adntn import drawing" in code:
+        pytest.importorskip("matplotlib")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(code, "block of code", "exec"), {})

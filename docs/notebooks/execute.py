@@ -1,4 +1,4 @@
-"""Run the cells of notebooks, in this process and without a kernel: `python docs/notebooks/execute.py` runs all.
+"""Run the cells of notebooks, in this process and without a kernel: `python docs/notebooks/execute.py [FILES]`.
 
 Every cell of code runs, one after another, in one namespace; what it prints, and what it ends with, become its outputs.
 The tests do the same and compare. Cells are plain Python, so that nothing of Jupyter is needed to run them.
@@ -10,6 +10,7 @@ import ast
 import base64
 import io
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -53,8 +54,8 @@ def _outputs(source: str, count: int, names: dict[str, Any]) -> list[Json]:
 
 
 def main() -> None:
-    """Run every notebook beside this file and write its outputs into it."""
-    for file in sorted(FOLDER.glob("*.ipynb")):
+    """Run the named notebooks, or all beside this file, and write their outputs into them."""
+    for file in [Path(name) for name in sys.argv[1:]] or sorted(FOLDER.glob("*.ipynb")):
         notebook = json.loads(file.read_text(encoding="utf-8"))
         for number, (cell, outputs) in enumerate(executed(notebook), start=1):
             cell["execution_count"], cell["outputs"] = number, outputs
