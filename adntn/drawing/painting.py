@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import FancyBboxPatch, Patch, PathPatch, Polygon
+from matplotlib.path import Path
 
 from adntn.drawing.arrangement import MARGIN
 from adntn.drawing.levels import Box, Line, NetworkPicture
@@ -39,8 +40,10 @@ UNIT = 0.42
 PAD = 0.2
 #: Inches for the title, and for the legend of a network.
 TITLE, LEGEND = 0.45, 0.35
-#: Inches from panel to panel of curves, and across the steps.
-PANEL, CURVES_WIDTH = 1.6, 4.7
+#: Inches from panel to panel of curves, across the steps, and left of them.
+PANEL, CURVES_WIDTH, LEFT_OF_CURVES = 1.6, 4.7, 0.75
+#: So many curves of a panel are named.
+MOST_NAMED = 8
 #: Points of texts.
 SMALL, NORMAL, LARGE = 7.5, 8.5, 10.5
 #: The same file each time: matplotlib would name parts of an SVG at random. Letters are drawn, so that every viewer has
@@ -67,13 +70,15 @@ def size_of(picture: Picture) -> tuple[float, float]:
     """Return the width and the height of a picture in inches."""
     if isinstance(picture, NetworkPicture):
         width, height = UNIT * (picture.right - picture.left), UNIT * (picture.top - picture.bottom)
-        return max(width, 0.075 * len(picture.title) + 0.4), height + TITLE + LEGEND
+        return max(width, 0.09 * len(picture.title) + 0.4), height + TITLE + LEGEND
     if isinstance(picture, CostsPicture):
         return 10.5, 0.22 * (len(picture.steps) + 1) + 1.0
     if isinstance(picture, WeightPicture):
         rows, columns = picture.values.shape
         return 5.9, min(max(4.0 * rows / columns, 0.5), 8.0) + 1.0
-    return 7.4, 0.55 + 0.15 * len({*_stage_rows(picture)}) + PANEL * len(picture.panels)
+    letters = max(len(curve.name) for panel in picture.panels for curve in panel.curves)
+    above = 0.5 + 0.15 * len({*_stage_rows(picture)})
+    return LEFT_OF_CURVES + CURVES_WIDTH + 0.6 + 0.07 * letters, above + PANEL * len(picture.panels)
 
 
 def paint(picture: Picture, figure: FigureBase) -> None:
@@ -132,8 +137,6 @@ def _paint_line(axes: Axes, line: Line) -> None:
     axes.plot(*zip(*straight, strict=True), color=INK if line.end is not None else colour, lw=width, zorder=2)
     if line.dimension is not None:  # gathered along a curve that begins and ends upright
         (x, y), (to_x, to_y) = straight[-1], last
-        from matplotlib.path import Path  # noqa: PLC0415
-
         half = (y + to_y) / 2
         way = Path([(x, y), (x, half), (to_x, half), (to_x, to_y)], [Path.MOVETO, *[Path.CURVE4] * 3])
         axes.add_patch(PathPatch(way, fill=False, edgecolor=colour, lw=width, zorder=1))
@@ -162,7 +165,6 @@ def _bar(left: float, right: float, box: Box, colour: str) -> FancyBboxPatch:
 
 def _paint_legend(picture: NetworkPicture, figure: FigureBase) -> None:
     _, height = size_of(picture)
-
     figure.legend(
         handles=[Patch(facecolor=KINDS[kind], label=kind) for kind in picture.kinds],
         loc="center",
@@ -217,7 +219,6 @@ def _thin(axes: Axes, *kept: str) -> None:
 
 
 def _paint_weight(picture: WeightPicture, figure: FigureBase) -> None:
-
     width, height = size_of(picture)
     axes = figure.add_axes((0.7 / width, 0.45 / height, 4.0 / width, 1 - 1.0 / height))
     colours = LinearSegmentedColormap.from_list("weights", [NEGATIVE, ZERO, POSITIVE])
@@ -225,9 +226,13 @@ def _paint_weight(picture: WeightPicture, figure: FigureBase) -> None:
         picture.values, cmap=colours, vmin=-picture.limit, vmax=picture.limit, aspect="auto", interpolation="nearest"
     )
     axes.set_xlabel("columns", fontsize=SMALL, color=INK)
-    axes.set_ylabel("rows", fontsize=SMALL, color=INK)
-    axes.set_xticks(*_ticks(picture.columns))
-    axes.set_yticks(*_ticks(picture.rows, repeats=len(picture.values) // len(picture.rows)))
+    axes.set_xticks(*_ends(picture.columns.tolist()))
+    if (weights := len(picture.values) // len(picture.rows)) == 1:
+        axes.set_ylabel("rows", fontsize=SMALL, color=INK)
+        axes.set_yticks(*_ends(picture.rows.tolist()))
+    else:
+        axes.set_ylabel(f"rows of {weights} weights", fontsize=SMALL, color=INK)
+        axes.set_yticks([])
     axes.tick_params(labelsize=SMALL, labelcolor=INK, color=RULE)
     bar_axes = figure.add_axes((4.8 / width, 0.45 / height, 0.12 / width, 1 - 1.0 / height))
     bar = figure.colorbar(shown, cax=bar_axes, extend="both")
@@ -235,14 +240,10 @@ def _paint_weight(picture: WeightPicture, figure: FigureBase) -> None:
     figure.text(0.5, 1 - 0.28 / height, picture.title, ha="center", va="center", fontsize=NORMAL, color=INK)
 
 
-def _ticks(numbers: Any, repeats: int = 1) -> tuple[list[int], list[str]]:
+def _ends(numbers: Sequence[int]) -> tuple[list[int], list[str]]:
     """Return where the first and the last number stand on an axis, and their texts."""
-    last = len(numbers) - 1
-    ends = [0, last] if last else [0]
-    return (
-        [repeat * len(numbers) + end for repeat in range(repeats) for end in ends],
-        [f"{numbers[end]:,}" for _ in range(repeats) for end in ends],
-    )
+    places = [0, len(numbers) - 1] if len(numbers) > 1 else [0]
+    return places, [f"{numbers[place]:,}" for place in places]
 
 
 # curves
@@ -253,17 +254,20 @@ def _paint_curves(picture: CurvesPicture, figure: FigureBase) -> None:
     first: Axes | None = None
     for number, panel in enumerate(picture.panels):
         bottom = 0.45 + PANEL * (len(picture.panels) - 1 - number)
-        axes = figure.add_axes((0.75 / width, bottom / height, CURVES_WIDTH / width, 1.3 / height), sharex=first)
+        axes = figure.add_axes(
+            (LEFT_OF_CURVES / width, bottom / height, CURVES_WIDTH / width, 1.3 / height), sharex=first
+        )
         first = first or axes
         _paint_panel(axes, panel)
         for _, start, _ in picture.stages[1:]:
             axes.axvline(start, color=PALE_INK, lw=0.8, ls=(0, (2, 2)))
         axes.tick_params(labelbottom=number == len(picture.panels) - 1)
     axes.set_xlabel("step", fontsize=SMALL, color=INK)
+    top = first or axes
     for (name, start, _), row in zip(picture.stages, _stage_rows(picture), strict=True):
         place = {"x": start, "y": 1.04 + 0.11 * row, "s": f" {name}", "fontsize": SMALL, "color": PALE_INK}
-        figure.axes[0].text(**place, transform=figure.axes[0].get_xaxis_transform())
-    figure.text(0.75 / width, 1 - 0.2 / height, picture.title, va="center", fontsize=LARGE, color=INK)
+        top.text(**place, transform=top.get_xaxis_transform())
+    figure.text(LEFT_OF_CURVES / width, 1 - 0.2 / height, picture.title, va="center", fontsize=LARGE, color=INK)
 
 
 def _stage_rows(picture: CurvesPicture) -> list[int]:
@@ -272,9 +276,11 @@ def _stage_rows(picture: CurvesPicture) -> list[int]:
 
 def _paint_panel(axes: Axes, panel: Panel) -> None:
     for number, curve in enumerate(panel.curves):
-        marker = "o" if len(curve.points) < 40 else ""
-        colour = CURVES[number % len(CURVES)]
-        axes.plot(*zip(*curve.points, strict=True), color=colour, lw=1.2, marker=marker, markersize=3, label=curve.name)
+        name = curve.name if number < MOST_NAMED else "_"  # which legends leave out
+        if number == MOST_NAMED:
+            name = f"and {len(panel.curves) - MOST_NAMED} others"
+        marker, colour = "o" if len(curve.points) < 40 else "", CURVES[number % len(CURVES)]
+        axes.plot(*zip(*curve.points, strict=True), color=colour, lw=1.2, marker=marker, markersize=3, label=name)
     if panel.is_logarithmic:
         axes.set_yscale("log")
     axes.set_ylabel(panel.name, fontsize=SMALL, color=INK)

@@ -21,9 +21,9 @@ PLACES = ("stage", "epoch", "step")
 PANELS = {
     "loss": ("loss", "objective"),
     "validation": ("valid", "accuracy", "error_rate"),
-    "relative error of the weights": ("relative_error",),
+    "relative error": ("relative_error",),
     "rates": ("rate", "lr"),
-    "length of the gradient": ("norm",),
+    "gradient norm": ("norm",),
 }
 OTHERS = "others"
 #: Files that can be read, by their ending.

@@ -182,12 +182,12 @@ def test_curves_are_the_numbers_of_the_record(tmp_path: Path) -> None:
     assert points(picture) == {
         "loss": {"loss": ((1, 2.0), (2, 0.1), (3, 0.05)), "mean_loss": ((0, 0.81), (2, 1.05))},
         "validation": {"validation": ((2, 0.25),)},
-        "relative error of the weights": {"relative_error/0": ((0, 0.9),)},
+        "relative error": {"relative_error/0": ((0, 0.9),)},
         "rates": {
             "rates/cores": ((1, 0.01), (2, 0.02), (3, 0.02)),
             "rates/others": ((1, 0.001), (2, 0.002), (3, 0.002)),
         },
-        "length of the gradient": {"gradient_norm": ((1, 1.5),)},
+        "gradient norm": {"gradient_norm": ((1, 1.5),)},
     }
     assert picture.stages == (("fit", 0, 0), ("task", 0, 2), ("fine-tune", 2, 3))
     assert [panel.is_logarithmic for panel in picture.panels] == [True, False, False, True, False]
@@ -215,7 +215,7 @@ def test_what_run_returns_and_writes_is_drawn(tmp_path: Path) -> None:
     returned = drawing.curves(history).picture
     assert isinstance(written, CurvesPicture)
     assert isinstance(returned, CurvesPicture)
-    assert [panel.name for panel in written.panels] == ["loss", "validation", "rates", "length of the gradient"]
+    assert [panel.name for panel in written.panels] == ["loss", "validation", "rates", "gradient norm"]
     expected = tuple((one.step, one.loss) for one in history)
     assert points(written)["loss"]["mean_loss"] == points(returned)["loss"]["loss"] == expected
     assert len(points(written)["loss"]["loss"]) == 10
@@ -226,7 +226,7 @@ def test_a_table_of_lightning_is_read(tmp_path: Path) -> None:
     file.write_text("core_gradient_norm,epoch,ratio,step,train_loss\n,,418.6,0,\n0.5,0,,9,1.25\n0.25,0,,19,0.75\n")
     assert points(curves_picture("", read_records(file))) == {
         "loss": {"train_loss": ((9, 1.25), (19, 0.75))},
-        "length of the gradient": {"core_gradient_norm": ((9, 0.5), (19, 0.25))},
+        "gradient norm": {"core_gradient_norm": ((9, 0.5), (19, 0.25))},
     }
 
 
@@ -263,6 +263,10 @@ DRAWINGS = {
     "costs": MERA.draw("costs"),
     "weight": MERA.draw("weight", MERA.init()),
     "curves": drawing.curves(LINES),
+    "curves with long names": drawing.curves(
+        [{"step": step, f"relative_error/encoder.layers.{layer}.weight": 1.0} for step in (1, 2) for layer in range(20)]
+    ),
+    "a batch": adntn.TTN((8, 6), bond=2, batch=60).draw("weight", adntn.TTN((8, 6), bond=2, batch=60).init()),
     "a convolution": adntn.AugmentedTTN((512, 256, 3, 3), bond=4).draw(),
     "a long title": adntn.LowRank((65536, 4096), batch=3).draw(),
     "many steps": adntn.Brickwall((1024, 1024), depth=8).draw("costs"),
