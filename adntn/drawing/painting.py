@@ -100,7 +100,7 @@ def _paint_network(picture: NetworkPicture, figure: FigureBase) -> None:
     axes = figure.add_axes((0.0, LEGEND / height, 1.0, 1 - (TITLE + LEGEND) / height))
     axes.set_xlim(picture.left, picture.right)
     axes.set_ylim(picture.bottom, picture.top)
-    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_aspect("equal", adjustable="box")
     axes.axis("off")
     for y in picture.activations:
         ends = [box.left for box in picture.boxes], [box.right for box in picture.boxes]
