@@ -22,11 +22,11 @@ ROW, CORE = 1.0, 0.46
 #: Between legs that join the same two cores of a chain.
 PARALLEL = 0.1
 #: What an activation adds to the distance of two levels.
-ACTIVATION = 0.55
+ACTIVATION = 0.7
 #: Of the part in which legs are gathered into dimensions: at least, and for each leg.
 GATHERING, GATHERING_PER_LEG = 1.1, 0.07
 #: Of letters, about, and of lines of text.
-LETTER, LINE = 0.155, 0.36
+LETTER, LINE = 0.185, 0.42
 #: Of a dimension's bar.
 BAR = 0.22
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -45,7 +45,7 @@ PANEL, CURVES_WIDTH, LEFT_OF_CURVES = 1.6, 4.7, 0.75
 #: So many curves of a panel are named.
 MOST_NAMED = 8
 #: Points of texts.
-SMALL, NORMAL, LARGE = 7.5, 8.5, 10.5
+SMALL, NORMAL, LARGE = 7.5, 9.0, 11.0
 #: The same file each time: matplotlib would name parts of an SVG at random. Letters are drawn, so that every viewer has
 #: them.
 SETTINGS = {"svg.hashsalt": "adntn", "svg.fonttype": "path", "figure.facecolor": PAPER, "savefig.facecolor": PAPER}
@@ -121,7 +121,7 @@ def _paint_network(picture: NetworkPicture, figure: FigureBase) -> None:
             ha=words.align,
             va="center",
             color=colour,
-            fontsize=SMALL,
+            fontsize=NORMAL,
             linespacing=1.25,
         )
     figure.text(0.5, 1 - 0.5 * TITLE / height, picture.title, ha="center", va="center", fontsize=LARGE, color=INK)

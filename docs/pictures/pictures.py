@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
@@ -17,23 +14,9 @@ from torch.utils.data import DataLoader, TensorDataset, random_split
 import adntn
 import adntn_torch
 from adntn import drawing
-from adntn.drawing.painting import own_style, size_of
 from adntn_torch import training
 
 FOLDER = Path(__file__).parent
-
-
-def side_by_side(drawings: Sequence[drawing.Drawing], file: Path) -> None:
-    """Write several drawings as one picture, SVG or PNG."""
-    widths, heights = zip(*(size_of(one.picture) for one in drawings), strict=True)
-    data = io.BytesIO()
-    with own_style():
-        figure = Figure(figsize=(sum(widths), max(heights)))
-        parts = figure.subfigures(1, len(drawings), width_ratios=widths)
-        for one, part in zip(drawings, parts, strict=True):
-            one.paint(part)
-        figure.savefig(data, format=file.suffix[1:], metadata={"Date": None} if file.suffix == ".svg" else None)
-    file.write_bytes(data.getvalue())
 
 
 def trained() -> drawing.Drawing:
@@ -65,17 +48,23 @@ def trained() -> drawing.Drawing:
 
 def main() -> None:
     """Write all pictures."""
-    trees = [topology((16, 16), bond=2) for topology in (adntn.TTN, adntn.AugmentedTTN, adntn.MERA)]
-    side_by_side([one.draw() for one in trees], FOLDER / "architectures.svg")
-    adntn.MERA((4096, 4096), bond=2, activation="tanh").draw().save(FOLDER / "mera.svg")
-    adntn.MERA((64, 64), bond=4, leg=2, border="periodic").draw().save(FOLDER / "periodic.svg")
-    adntn.Brickwall((16, 16), depth=2).draw().save(FOLDER / "brickwall.svg")
-    adntn.TensorTrain((64, 64), bond=4, depth=2).draw().save(FOLDER / "tensor-train.svg")
-    kernel = adntn.Tucker((512, 256, 3, 3), rank=(16, 16, 3, 3), activation="tanh")
-    side_by_side([adntn.LowRank((4096, 512), rank=8).draw(), kernel.draw()], FOLDER / "low-rank.svg")
-    adntn.MERA((4096, 4096), bond=2, activation="tanh").draw("costs").save(FOLDER / "costs.svg")
-    weights = [topology((256, 256), bond=2) for topology in (adntn.TTN, adntn.AugmentedTTN, adntn.MERA)]
-    side_by_side([one.draw("weight", one.init(seed=0)) for one in weights], FOLDER / "weights.png")
+    networks = {
+        "ttn": adntn.TTN((16, 16), bond=2),
+        "augmented-ttn": adntn.AugmentedTTN((16, 16), bond=2),
+        "mera": adntn.MERA((16, 16), bond=2),
+        "mera-24-legs": adntn.MERA((4096, 4096), bond=2, activation="tanh"),
+        "periodic-mera": adntn.MERA((64, 64), bond=4, leg=2, border="periodic"),
+        "brickwall": adntn.Brickwall((16, 16), depth=2),
+        "tensor-train": adntn.TensorTrain((64, 64), bond=4, depth=2),
+        "low-rank": adntn.LowRank((4096, 512), rank=8),
+        "tucker": adntn.Tucker((512, 256, 3, 3), rank=(16, 16, 3, 3), activation="tanh"),
+    }
+    for name, generator in networks.items():
+        generator.draw().save(FOLDER / f"{name}.svg")
+    networks["mera-24-legs"].draw("costs").save(FOLDER / "costs.svg")
+    for bond in (2, 8):
+        generator = adntn.MERA((256, 256), bond=bond, activation="tanh")
+        generator.draw("weight", generator.init(seed=0)).save(FOLDER / f"weight-bond-{bond}.png")
     trained().save(FOLDER / "curves.svg")
 
 

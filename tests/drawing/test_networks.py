@@ -148,8 +148,8 @@ def test_bridges_are_only_where_legs_must_pass() -> None:
 
 
 def box_of(words: Words) -> tuple[float, float, float, float]:
-    """About where a text stands: left, right, bottom, top; letters of 0.14, lines of 0.3."""
-    width, height = 0.14 * max(map(len, words.lines)), 0.3 * len(words.lines)
+    """About where a text stands: left, right, bottom, top; letters of 0.17, lines of 0.37."""
+    width, height = 0.17 * max(map(len, words.lines)), 0.37 * len(words.lines)
     left = words.x - {"left": 0, "center": width / 2, "right": width}[words.align]
     return left, left + width, words.y - height / 2, words.y + height / 2
 
