@@ -195,8 +195,12 @@ def curves(records: str | os.PathLike[str] | Iterable[Any], title: str = "traini
     """
     if isinstance(records, str | os.PathLike):
         return Drawing(curves_picture(title, read_records(records)))
-    found = [asdict(one) if is_dataclass(one) and not isinstance(one, type) else one for one in records]
-    for record in found:
-        if not isinstance(record, Mapping):
-            raise TypeError(f'records must be mappings such as {{"step": 1, "loss": 0.5}}, got {record!r}')
-    return Drawing(curves_picture(title, found))
+    return Drawing(curves_picture(title, map(_as_mapping, records)))
+
+
+def _as_mapping(record: Any) -> Mapping[str, Any]:
+    if is_dataclass(record) and not isinstance(record, type):
+        return asdict(record)
+    if not isinstance(record, Mapping):
+        raise TypeError(f'records must be mappings such as {{"step": 1, "loss": 0.5}}, got {record!r}')
+    return record

@@ -102,9 +102,9 @@ def _paint_network(picture: NetworkPicture, figure: FigureBase) -> None:
     axes.set_ylim(picture.bottom, picture.top)
     axes.set_aspect("equal", adjustable="box")
     axes.axis("off")
+    left, right = min(box.left for box in picture.boxes) - 0.2, max(box.right for box in picture.boxes) + 0.2
     for y in picture.activations:
-        ends = [box.left for box in picture.boxes], [box.right for box in picture.boxes]
-        axes.plot((min(*ends[0], 0) - 0.2, max(*ends[1], 0) + 0.2), (y, y), color=ACTIVATION, lw=1.1, ls=(0, (4, 3)))
+        axes.plot((left, right), (y, y), color=ACTIVATION, lw=1.1, ls=(0, (4, 3)))
     for line in picture.lines:
         _paint_line(axes, line)
     for box in picture.boxes:
@@ -265,8 +265,8 @@ def _paint_curves(picture: CurvesPicture, figure: FigureBase) -> None:
     axes.set_xlabel("step", fontsize=SMALL, color=INK)
     top = first or axes
     for (name, start, _), row in zip(picture.stages, _stage_rows(picture), strict=True):
-        place = {"x": start, "y": 1.04 + 0.11 * row, "s": f" {name}", "fontsize": SMALL, "color": PALE_INK}
-        top.text(**place, transform=top.get_xaxis_transform())
+        above = 1.04 + 0.11 * row
+        top.text(start, above, f" {name}", fontsize=SMALL, color=PALE_INK, transform=top.get_xaxis_transform())
     figure.text(LEFT_OF_CURVES / width, 1 - 0.2 / height, picture.title, va="center", fontsize=LARGE, color=INK)
 
 

@@ -158,10 +158,10 @@ def _numbers(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         if name in PLACES:
             continue
         if isinstance(value, Mapping):
-            inner = ((f"{name}/{key}", one) for key, one in value.items())
+            named = {f"{name}/{key}": one for key, one in value.items()}
         else:
-            inner = iter([(f"{name}/{layer}" if isinstance(layer, str) else name, value)])
-        for full, one in inner:
+            named = {f"{name}/{layer}" if isinstance(layer, str) else name: value}
+        for full, one in named.items():
             if (number := _number(one)) is not None:
                 yield full, number
 
