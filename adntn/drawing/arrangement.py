@@ -51,8 +51,8 @@ class Place:
         node: the core's name and its legs.
         kind: what it does there.
         row: counted from the top.
-        inputs: lanes of the legs that it ends, from above.
-        outputs: lanes of the legs that it makes.
+        inputs: lanes of the legs that it ends, from the left.
+        outputs: lanes of the legs that it makes, likewise.
     """
 
     level: int
@@ -117,8 +117,8 @@ def arrange(network: Network) -> Arrangement:
     lanes = _lanes([node for _, node in nodes], rows, down)
     places = []
     for number, (level, node) in enumerate(nodes):
-        inputs = tuple(lanes[edge] for edge in down if edge.end == number)
-        outputs = tuple(lanes[edge] for edge in down if edge.start == number)
+        inputs = tuple(sorted(lanes[edge] for edge in down if edge.end == number))
+        outputs = tuple(sorted(lanes[edge] for edge in down if edge.start == number))
         kind = _kind(network.core[node.core], [edge for edge in down if number in (edge.start, edge.end)], number)
         places.append(Place(level, node, "core" if chains[level] else kind, rows[number], inputs, outputs))
     return Arrangement(_stacked(places), tuple(replace(edge, lane=lanes.get(edge)) for edge in edges))

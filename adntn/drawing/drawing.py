@@ -138,7 +138,7 @@ def costs(generator: Generator, *, backend: str = "numpy", itemsize: int = 4) ->
 
     >>> import adntn
     >>> costs(adntn.TTN((16, 16), bond=2)).picture.total.operations
-    2628
+    12632
 
     The steps are those of `generator.program`, which makes the weight in one piece.
 
