@@ -1,6 +1,6 @@
 """Large neural-network weights generated from small nonlinear tensor networks, on any array library."""
 
-from adntn import interop
+from adntn import drawing, interop
 from adntn.activations import ACTIVATIONS, Activation
 from adntn.arrays import Namespace
 from adntn.backends import Backend, Status, backend, backends
@@ -62,6 +62,7 @@ __all__ = [
     "Verification",
     "backend",
     "backends",
+    "drawing",
     "fit",
     "hierarchical_svd",
     "interop",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from adntn.applying import applied, applied_vjp, tiled_vjp
 from adntn.arrays import (
@@ -42,6 +42,9 @@ from adntn.report import Report, report
 from adntn.second_order import weight_and_tangent
 from adntn.shapes import Assembly
 from adntn.tiling import Tiling, tiling
+
+if TYPE_CHECKING:
+    from adntn.drawing import Drawing
 
 #: Weights of so many numbers are differentiated tile by tile where arrays can be written.
 TILED = 2**16
@@ -420,6 +423,36 @@ class Generator:
             dtype = "float64" if itemsize > 4 else "float32"
             choice = choose(task, machine(backend, dtype), checked_schedule(schedule, memory_limit), memory_limit)
         return report(self.network, self.program, self.adjoint, itemsize, choice)
+
+    def draw(
+        self, what: Literal["network", "costs", "weight"] = "network", cores: Mapping[str, Array] | None = None
+    ) -> Drawing:
+        """Return a drawing, which notebooks show and `save` writes to a file.
+
+        >>> import adntn
+        >>> adntn.TTN((16, 16), bond=2).draw()
+        <network: TTN: 16 x 16 from 53 parameters>
+
+        Args:
+            what: the "network" level by level, the "costs" of each step, or the "weight" as an image. `adntn.drawing`
+                has a function for each of them, with further options, and one for the curves of a training.
+            cores: of the weight.
+
+        Raises:
+            ValueError: if there is no such drawing, or that of the weight lacks cores; or as `check`.
+            ImportError: from the methods of the drawing, if matplotlib is not installed.
+        """
+        from adntn import drawing  # noqa: PLC0415  (drawings are of generators)
+
+        if what == "weight":
+            if cores is None:
+                raise ValueError('draw("weight") needs cores, such as those of init()')
+            return drawing.weight(self, cores)
+        if what == "network":
+            return drawing.network(self)
+        if what == "costs":
+            return drawing.costs(self)
+        raise ValueError(f'what must be "network", "costs" or "weight", got {what!r}')
 
     def check(self, cores: Mapping[str, Array]) -> None:
         """Check that `cores` are those of this generator.

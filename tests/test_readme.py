@@ -27,6 +27,7 @@ GUIDES = (
     "docs/interop.md",
     "docs/jax.md",
     "docs/layers.md",
+    "docs/pictures.md",
     "docs/schedules.md",
     "docs/topologies.md",
     "docs/training.md",
@@ -66,6 +67,8 @@ def test_code_runs_and_prints_what_stands_below_it(
         monkeypatch.setenv(name, value)  # what torchrun sets, for one process
     for library in re.findall(r"^(?:import|from) (\w+)", "\n".join(code for code, _ in blocks), flags=re.M):
         pytest.importorskip(LIBRARIES.get(library, library))
+    if any("from adntn import drawing" in code for code, _ in blocks):
+        pytest.importorskip("matplotlib")
     names: dict[str, Any] = {}
     for code, output in blocks:
         printed = io.StringIO()

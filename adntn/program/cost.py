@@ -55,13 +55,13 @@ def _cost(program: Program, itemsize: int) -> Cost:
     operations = moved = held = peak = 0
     for step, releases in zip(program.steps, program.releases, strict=True):
         operations += step_operations(step)
-        moved += sum(tensor.size for tensor in (*step.inputs, step.out))
+        moved += step_bytes(step, itemsize)
         alive[step.out.name] = step.out.size
         held += step.out.size
         peak = max(peak, held)
         for name in releases:
             held -= alive.pop(name, 0)  # inputs stay with the caller
-    return Cost(operations, moved * itemsize, peak * itemsize, len(program.steps))
+    return Cost(operations, moved, peak * itemsize, len(program.steps))
 
 
 def step_operations(step: Step) -> int:
@@ -70,6 +70,11 @@ def step_operations(step: Step) -> int:
         return step.out.size
     joint = math.prod(leg.size for leg in {*step.left.legs, *step.right.legs})
     return 2 * joint if any(leg.size > 1 for leg in step.summed) else joint
+
+
+def step_bytes(step: Step, itemsize: int) -> int:
+    """Return the bytes that a step reads and writes, if nothing stays in a cache."""
+    return sum(tensor.size for tensor in (*step.inputs, step.out)) * itemsize
 
 
 def nest_cost(nest: Nest, itemsize: int = 4, *, is_complex: bool = False) -> Cost:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from adntn.machine import Machine
-from adntn.program.cost import step_operations
-from adntn.program.ir import Contract, Program
+from adntn.program.cost import step_bytes, step_operations
+from adntn.program.ir import Contract, Program, Step
 from adntn.program.nest import Nest
 
 #: Seconds that running a step takes beyond the array library's own call: Python, and threads that meet.
@@ -17,15 +17,16 @@ TRANSPOSED = 0.5
 
 def program_seconds(program: Program, machine: Machine, itemsize: int, step: float = STEP) -> float:
     """Return the predicted time of a program, step by step."""
-    total = 0.0
-    for one in program.steps:
-        moved = sum(tensor.size for tensor in (*one.inputs, one.out)) * itemsize
-        if isinstance(one, Contract):
-            total += machine.seconds(step_operations(one), moved, SMALL)
-            total += transposing_seconds(one.form.transposed, machine, itemsize)
-        else:
-            total += max(one.out.size / machine.tanh, machine.seconds(0, moved, SMALL))
-    return total + step * len(program.steps)
+    return sum(step_seconds(one, machine, itemsize, step) for one in program.steps)
+
+
+def step_seconds(one: Step, machine: Machine, itemsize: int, step: float = STEP) -> float:
+    """Return the predicted time of a step; `step` are the seconds that any takes."""
+    moved = step_bytes(one, itemsize)
+    if isinstance(one, Contract):
+        computed = machine.seconds(step_operations(one), moved, SMALL)
+        return step + computed + transposing_seconds(one.form.transposed, machine, itemsize)
+    return step + max(one.out.size / machine.tanh, machine.seconds(0, moved, SMALL))
 
 
 def transposing_seconds(numbers: int, machine: Machine, itemsize: int) -> float:
