@@ -47,10 +47,10 @@ def save_all(folder: Path, step: int) -> None:
         Checkpoints(folder / "checkpoints").save(step, model, optimiser=optimiser, position={"step": step})
         cores = {name: np.full(shape, step, "float32") for name, shape in GENERATOR.core_shapes.items()}
         adntn.save(folder / "weights.safetensors", {"a": (GENERATOR, cores)})
-        model = nn.Sequential(nn.Linear(FEATURES, FEATURES))
-        adapt(model, ["0"], topology=DELTA)
-        _fill((one for one in model.parameters() if one.requires_grad), step)
-        save_adapter(model, folder / "adapter")
+        adapted = nn.Sequential(nn.Linear(FEATURES, FEATURES))
+        adapt(adapted, ["0"], topology=DELTA)
+        _fill((one for one in adapted.parameters() if one.requires_grad), step)
+        save_adapter(adapted, folder / "adapter")
 
 
 def saved(folder: Path) -> dict[str, int]:
@@ -70,9 +70,9 @@ def saved(folder: Path) -> dict[str, int]:
     if (path := folder / "weights.safetensors").exists():
         found["weights"] = _step_of(adntn.load(path, backend="torch")["a"][1].values())
     if (path := folder / "adapter" / "adapter_model.safetensors").exists():
-        model = nn.Sequential(nn.Linear(FEATURES, FEATURES))
-        load_adapter(model, path.parent, trainable=True)
-        found["adapter"] = _step_of(one for one in model.parameters() if one.requires_grad)
+        adapted = nn.Sequential(nn.Linear(FEATURES, FEATURES))
+        load_adapter(adapted, path.parent, trainable=True)
+        found["adapter"] = _step_of(one for one in adapted.parameters() if one.requires_grad)
     return found
 
 
