@@ -25,7 +25,7 @@ from adntn.arrays import (
     place,
 )
 from adntn.gathering import rows, rows_vjp
-from adntn.initialise import initial_cores
+from adntn.initialise import check_scale, initial_cores
 from adntn.machine import machine, machine_of
 from adntn.network import SCALE, Network
 from adntn.parts import Parts, parts_of
@@ -172,6 +172,7 @@ class Generator:
         if is_complex:
             self._check_complex()
         drawn = initial_cores(self.network, seed.__index__(), deviation, complex_cores=is_complex)
+        check_scale(drawn[SCALE], dtype, deviation)
         return {name: place(core, backend, dtype, device) for name, core in drawn.items()}
 
     @property

@@ -33,6 +33,13 @@ Cores = dict[str, Array]
 
 #: Weights of more numbers are measured tile by tile.
 WHOLE = 2**24
+#: The smallest and the largest positive number of a type.
+RANGES = {
+    "float16": (2.0**-24, 2.0**16 - 2.0**5),
+    "bfloat16": (2.0**-133, 2.0**128 - 2.0**120),
+    "float32": (2.0**-149, 2.0**128 - 2.0**104),
+    "complex64": (2.0**-149, 2.0**128 - 2.0**104),
+}
 
 
 def initial_cores(network: Network, seed: int, deviation: float, *, complex_cores: bool = False) -> Cores:
@@ -46,6 +53,20 @@ def initial_cores(network: Network, seed: int, deviation: float, *, complex_core
     """
     cores = {core.name: _drawn(core, network.batch, seed, complex_cores) for core in network.cores}
     return _calibrated(network, cores, deviation)
+
+
+def check_scale(scale: Array, dtype: str, deviation: float) -> None:
+    """Check that a number type holds the scale of a weight: else the weight would be zero, or infinite, for ever.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    least, most = RANGES.get(dtype, (0.0, math.inf))
+    if wrong := [size for size in np.abs(scale).ravel() if not least <= size <= most]:
+        raise ValueError(
+            f"std must be possible in {dtype}, whose numbers are from {least:.1e} to {most:.1e}, got {deviation:.1e},"
+            f" for which the scale is {wrong[0]:.1e}"
+        )
 
 
 def _drawn(core: Core, batch: int | None, seed: int, complex_cores: bool) -> Array:

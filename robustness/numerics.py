@@ -91,8 +91,8 @@ EXTREMES: dict[str, Extreme] = {
         for name in adntn.ACTIVATIONS
         for exponent, power in ((30, 100), (-30, -100))
     },
-    "30 levels, brickwall": Extreme(adntn.Brickwall((8, 8), depth=30, activation="tanh")),
-    "30 levels, tensor train": Extreme(adntn.TensorTrain((8, 8), bond=2, depth=30, activation="gelu")),
+    "30 levels, brickwall": Extreme(adntn.Brickwall((4, 4), depth=30, activation="tanh")),
+    "30 levels, tensor train": Extreme(adntn.TensorTrain((4, 4), bond=2, depth=30, activation="gelu")),
     "30 legs, TTN": Extreme(adntn.TTN((32, 32), bond=2, factors=THIRTY, activation="tanh")),
     "30 legs, MERA": Extreme(adntn.MERA((32, 32), bond=2, factors=THIRTY, activation="tanh")),
     "30 legs, tensor train": Extreme(adntn.TensorTrain((32, 32), bond=2, factors=THIRTY)),

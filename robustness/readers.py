@@ -102,7 +102,7 @@ def _command(words: Sequence[str]) -> None:
 
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         try:
-            code = main(words)
+            code: object = main(words)
         except SystemExit as stop:
             code = stop.code
     assert code in (0, 1, 2), code
@@ -363,8 +363,9 @@ def _with_tensors(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     made = {name: _with_tensors(one) for name, one in value.items()}
+    make = _TENSORS.get(tuple(value))
     try:
-        return _TENSORS.get(tuple(value), lambda one: one)(made)
+        return made if make is None else make(made)
     except (AttributeError, OverflowError, RuntimeError, TypeError, ValueError):
         return made
 

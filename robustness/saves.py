@@ -8,6 +8,7 @@ is looked at, and a new process goes on from it.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 from collections.abc import Iterable
@@ -27,6 +28,8 @@ from adntn_torch.training import Checkpoints
 GENERATOR = adntn.LowRank((1024, 256), rank=64)
 DELTA = adntn.LowRank.options(rank=64)
 FEATURES = 512
+#: Seconds that the first step may take.
+PATIENCE = 300
 #: A process is killed within so many times what its first step has taken.
 LIFE = 2.0
 
@@ -44,10 +47,10 @@ def save_all(folder: Path, step: int) -> None:
         Checkpoints(folder / "checkpoints").save(step, model, optimiser=optimiser, position={"step": step})
         cores = {name: np.full(shape, step, "float32") for name, shape in GENERATOR.core_shapes.items()}
         adntn.save(folder / "weights.safetensors", {"a": (GENERATOR, cores)})
-        model = nn.Sequential(nn.Linear(FEATURES, FEATURES))
-        adapt(model, ["0"], topology=DELTA)
-        _fill((one for one in model.parameters() if one.requires_grad), step)
-        save_adapter(model, folder / "adapter")
+        adapted = nn.Sequential(nn.Linear(FEATURES, FEATURES))
+        adapt(adapted, ["0"], topology=DELTA)
+        _fill((one for one in adapted.parameters() if one.requires_grad), step)
+        save_adapter(adapted, folder / "adapter")
 
 
 def saved(folder: Path) -> dict[str, int]:
@@ -67,9 +70,9 @@ def saved(folder: Path) -> dict[str, int]:
     if (path := folder / "weights.safetensors").exists():
         found["weights"] = _step_of(adntn.load(path, backend="torch")["a"][1].values())
     if (path := folder / "adapter" / "adapter_model.safetensors").exists():
-        model = nn.Sequential(nn.Linear(FEATURES, FEATURES))
-        load_adapter(model, path.parent, trainable=True)
-        found["adapter"] = _step_of(one for one in model.parameters() if one.requires_grad)
+        adapted = nn.Sequential(nn.Linear(FEATURES, FEATURES))
+        load_adapter(adapted, path.parent, trainable=True)
+        found["adapter"] = _step_of(one for one in adapted.parameters() if one.requires_grad)
     return found
 
 
@@ -109,6 +112,7 @@ def _until_killed(folder: Path, first: int, life: float) -> int:
     process = os.fork()
     if process == 0:
         try:
+            torch.set_num_threads(1)  # those of the process before are not here
             step = first
             while True:
                 save_all(folder, step)
@@ -118,13 +122,14 @@ def _until_killed(folder: Path, first: int, life: float) -> int:
             os._exit(1)  # whatever happened: what the tests have open is not for this process to close
     os.close(says)
     with os.fdopen(hears, "rb") as pipe:
-        lines = [pipe.readline()]
-        time.sleep(life * (time.monotonic() - start))
+        heard, _, _ = select.select([pipe], [], [], PATIENCE)
+        lines = [pipe.readline() if heard else b""]
+        time.sleep(life * (time.monotonic() - start) if heard else 0)
         os.kill(process, signal.SIGKILL)
         _, status = os.waitpid(process, 0)
         lines += pipe.readlines()
-    if not os.WIFSIGNALED(status):
-        raise LostError("the process that saves has failed before it was killed")
+    if not os.WIFSIGNALED(status) or not lines[0]:
+        raise LostError("the process that saves has failed, or saved nothing")
     return int(lines[-1])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from matrix import SHAPE
 
 import adntn
 from adntn.initialise import core_at_zero
+from adntn.verification.tolerance import EPSILON
 
 Topology = Callable[[str], adntn.Options]
 #: Shapes of 2 to 24 legs of 2.
@@ -162,3 +164,21 @@ def test_the_scale_is_zero_only_where_no_core_can_be() -> None:
         zero = core_at_zero(adntn.LowRank((8, 64), rank=2, last_activation=activation).network)
         assert zero == ("scale" if activation in {"relu", "sigmoid", "softplus"} else "left")
     assert core_at_zero(adntn.TTN((8, 8), bond=2, leg=1, share="all").network) == "scale"
+
+
+IMPOSSIBLE = [("float16", 1e-30), ("float16", 1e6), ("bfloat16", 1e-45), ("float32", 1e-50), ("complex64", 1e50)]
+
+
+@pytest.mark.parametrize(("dtype", "std"), IMPOSSIBLE)
+def test_a_deviation_that_a_number_type_does_not_hold_is_refused(dtype: str, std: float) -> None:
+    with pytest.raises(ValueError, match=rf"std must be possible in {dtype}, .* got {re.escape(f'{std:.1e}')}"):
+        adntn.TTN((8, 8)).init(dtype=dtype, std=std)
+    weight = adntn.TTN((8, 8)).weight(adntn.TTN((8, 8)).init(dtype="float64", std=std))
+    assert np.std(weight) == pytest.approx(std)
+
+
+@pytest.mark.parametrize(("dtype", "std"), [("float16", 1e-4), ("float16", 1e3), ("float32", 1e-30), ("float32", 1e30)])
+def test_deviations_at_the_edge_are_met(dtype: str, std: float) -> None:
+    generator = adntn.TTN((64, 64), bond=2, activation="tanh")
+    weight = generator.weight(generator.init(dtype=dtype, std=std)).astype("float64")
+    assert np.std(weight) == pytest.approx(std, rel=64 * EPSILON[dtype])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from helpers import in_double, random_array
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import generators
 
@@ -27,6 +27,8 @@ ALL = tuple(adntn.ACTIVATIONS)
 HOLOMORPHIC = tuple(name for name, activation in adntn.ACTIVATIONS.items() if activation.holomorphic)
 #: What 16 bits, and gradients of a few numbers in them, still hold.
 LARGEST = 2.0**10
+#: Each takes long, because the right answer is looked for anew.
+EXAMPLES = settings().max_examples // 4
 
 
 def inner(left: Any, right: Any) -> float:
@@ -52,6 +54,7 @@ def points(draw: st.DrawFn, shapes: st.SearchStrategy[tuple[int, ...]]) -> tuple
     return generator, dtype, made
 
 
+@settings(max_examples=EXAMPLES)
 @given(points(st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)), st.integers(0, 2**32))
 def test_a_generator_goes_from_its_start_to_a_file_and_back(point: tuple[adntn.Generator, str, Any], seed: int) -> None:
     generator, dtype, made = point
@@ -88,6 +91,7 @@ def test_a_generator_goes_from_its_start_to_a_file_and_back(point: tuple[adntn.G
     assert loaded["a"][0].weight(loaded["a"][1]).tobytes() == generator.weight(cores).tobytes()
 
 
+@settings(max_examples=EXAMPLES)
 @given(
     points(st.tuples(st.integers(1, 12), st.integers(1, 12))),
     st.sampled_from(SCHEDULES),

@@ -22,6 +22,7 @@ SHAPE, DTYPE = (48, 40), "float32"
 BUILD: dict[str, Callable[[int], adntn.Generator]] = {
     "MERA": lambda number: adntn.MERA(SHAPE, bond=2 + number, activation="tanh", last_activation="gelu"),
     "TTN, batch": lambda number: adntn.TTN(SHAPE, bond=2 + number, activation="silu", batch=2),
+    "LowRank": lambda number: adntn.LowRank(SHAPE, rank=2 + number, last_activation="tanh"),
     "TensorTrain": lambda number: adntn.TensorTrain(SHAPE, bond=3 + number, depth=2, activation="tanh"),
 }
 
@@ -48,7 +49,7 @@ def everything(generator: adntn.Generator, cores: Cores, x: Any, weight_bar: Any
 
 @pytest.mark.parametrize("name", BUILD)
 def test_eight_threads_get_the_same_bits_as_one(name: str, library: str) -> None:
-    if library == "jax" and name != "MERA":
+    if library == "jax" and name != "LowRank":
         pytest.skip("JAX compiles every step anew, which takes seconds for each network")
     for number in range(1 if library == "jax" else ROUNDS):
         generator = BUILD[name](number)

@@ -16,7 +16,7 @@ from robustness.readers import READERS, Reader
 
 CORPUS = Path(__file__).parent / "corpus"
 #: Files that are made anew in each run, besides those that are kept.
-MADE = 20
+MADE = 10
 
 
 @pytest.fixture(params=READERS)
