@@ -41,7 +41,7 @@ autodoc_preserve_defaults = True
 autodoc_mock_imports = ["cupy"]  # it cannot be imported where there is no GPU
 maximum_signature_line_length = 100
 python_use_unqualified_type_names = True
-smartquotes = False  # "name" is a string of Python
+smartquotes_action = "D"  # dashes only: "name" is a string of Python
 default_role = "py:obj"  # a link where there is something of that name, and plain code elsewhere
 
 SECTION = re.compile(r"\s*(Args|Attributes|Raises|Returns|Yields):$")
