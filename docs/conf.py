@@ -41,6 +41,7 @@ autodoc_preserve_defaults = True
 autodoc_mock_imports = ["cupy"]  # it cannot be imported where there is no GPU
 maximum_signature_line_length = 100
 python_use_unqualified_type_names = True
+smartquotes_action = "D"  # dashes only: "name" is a string of Python
 default_role = "py:obj"  # a link where there is something of that name, and plain code elsewhere
 
 SECTION = re.compile(r"\s*(Args|Attributes|Raises|Returns|Yields):$")
@@ -90,6 +91,15 @@ def _rewrite(_app: Any, _what: str, _name: str, _object: Any, _options: Any, lin
     lines[:] = as_restructured_text(list(lines))
 
 
+def _signature(
+    _app: Any, _what: str, _name: str, described: Any, _options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Show functions that are defaults as dots, which can be parsed, and what calling a topology returns."""
+    shown = signature and re.sub(r"<(?:function|factory|class)[^>]*>", "...", signature)
+    return shown, "Generator" if isinstance(described, adntn.Topology) else returns
+
+
 def setup(app: Any) -> None:
-    """Rewrite docstrings before napoleon reads their sections."""
+    """Rewrite docstrings before napoleon reads their sections, and what signatures say badly."""
+    app.connect("autodoc-process-signature", _signature)
     app.connect("autodoc-process-docstring", _rewrite, priority=400)
