@@ -158,6 +158,18 @@ class Experiments:
         group = self.group(experiment, version)
         return f"{100 * (group.mean('train_accuracy') - group.mean('test_accuracy')):.1f}"
 
+    def ratio(self, experiment: str, version: str, layer: str | None = None) -> str:
+        """Return how many weights a stored number makes: in one layer, or in all that are replaced.
+
+        Raises:
+            ValueError: if that layer is not replaced.
+        """
+        group = self.group(experiment, version)
+        own = {None: group.ratio, **{one["name"]: one["ratio"] for one in group.results[0]["layers"]}}
+        if layer not in own:
+            raise ValueError(f"{experiment}: {version!r} does not replace {layer!r}")
+        return _ratio(math.inf if own[layer] is None else own[layer])
+
     def shapes(self, experiment: str, version: str) -> str:
         """Return the shapes of the replaced layers of a version."""
         layers = self.group(experiment, version).results[0]["layers"]

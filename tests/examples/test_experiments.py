@@ -385,7 +385,7 @@ def test_a_page_is_made_of_results(ran, tmp_path, capsys):
 def test_the_page_that_ships_asks_for_nothing_that_is_not_declared(tmp_path):
     for file in DECLARED:
         experiment = read_experiment(file)
-        layer = {"name": "a", "shape": [4, 4], "topology": "TTN", "before": 16, "after": 4, "ratio": 4.0}
+        layer = {"name": "classifier.3", "shape": [4, 4], "topology": "TTN", "before": 16, "after": 4, "ratio": 4.0}
         stub = {
             "train_accuracy": 0.75,
             "test_accuracy": 0.5,
