@@ -114,6 +114,13 @@ def test_a_generator_with_a_path_is_a_value_and_searches_once() -> None:
     assert chosen == pickle.loads(pickle.dumps(chosen)) == generator.with_path(chosen.paths[0])
 
 
+def test_an_optimiser_is_not_asked_where_there_is_no_choice() -> None:
+    def optimiser(inputs: list[frozenset[str]], output: frozenset[str], sizes: dict[str, int]) -> Any:
+        raise AssertionError(f"asked about {len(inputs)} tensors")
+
+    assert adntn.LowRank((6, 5), rank=2).with_path(optimiser).paths == (((0, 1),),)
+
+
 def test_levels_without_a_new_path_keep_theirs() -> None:
     generator = adntn.TTN((16, 16), bond=2, leg=2)
     first = generator.with_path("greedy", level=1)
