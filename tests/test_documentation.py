@@ -16,6 +16,7 @@ REFERENCE = "\n".join(page.read_text(encoding="utf-8") for page in sorted((DOCS 
 #: Packages and modules with `__all__` that users import; the others are the library's own affair.
 PUBLIC = {
     "adntn": "adntn/__init__.py",
+    "adntn.drawing": "adntn/drawing/__init__.py",
     "adntn.topologies": "adntn/topologies/__init__.py",
     "adntn.interop": "adntn/interop/__init__.py",
     "adntn.benchmarking": "adntn/benchmarking/__init__.py",
