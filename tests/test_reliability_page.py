@@ -15,6 +15,7 @@ JUNIT = '<testsuites><testsuite name="pytest" tests="10" skipped="3" failures="1
 MUTANTS = """
     adntn.program.path.x__checked__mutmut_1: killed
     adntn.program.path.x__checked__mutmut_2: survived
+    adntn.program.path.x__checked__mutmut_3: not checked
     adntn.program.cost.xǁCostǁtimes__mutmut_1: killed
 """
 
@@ -56,8 +57,8 @@ def test_tests_mutants_and_lines_are_counted(checks: SimpleNamespace, tmp_path: 
     report.write_text(JUNIT)
     assert checks.tested(report) == {"passed": 5, "failed": 2, "skipped": 3}
     assert checks.mutants(MUTANTS) == [
-        {"module": "adntn.program.cost", "mutants": 1, "killed": 1, "survived": 0, "timeout": 0},
-        {"module": "adntn.program.path", "mutants": 2, "killed": 1, "survived": 1, "timeout": 0},
+        {"module": "adntn.program.cost", "mutants": 1, "killed": 1, "survived": 0, "timeout": 0, "not run": 0},
+        {"module": "adntn.program.path", "mutants": 3, "killed": 1, "survived": 1, "timeout": 0, "not run": 1},
     ]
     keys = ("num_statements", "missing_lines", "covered_lines", "num_branches", "missing_branches", "covered_branches")
     counts: list[tuple[str, tuple[int, ...]]] = [

@@ -88,16 +88,24 @@ def mutants(text: str) -> list[dict[str, Any]]:
     for line in text.splitlines():
         if found := re.fullmatch(r"\s*(\S+)\.x\S*__mutmut_\d+: (.+)", line):
             ended.setdefault(found[1], Counter())[found[2]] += 1
+    known = ("killed", "survived", "timeout")
     return [
-        {"module": module, "mutants": counts.total(), **{key: counts[key] for key in ("killed", "survived", "timeout")}}
+        {
+            "module": module,
+            "mutants": counts.total(),
+            **{key: counts[key] for key in known},
+            "not run": sum(number for key, number in counts.items() if key not in known),
+        }
         for module, counts in sorted(ended.items())
     ]
 
 
 def check_mutation(arguments: argparse.Namespace) -> None:
     """Write how many mutants of each module the tests tell from the original."""
-    rows = mutants(arguments.report.read_text(encoding="utf-8"))
-    write("mutation", "Changes of one token in the programs' modules, and whether a test fails", "mutmut run", rows)
+    text = arguments.report.read_text(encoding="utf-8")
+    survivors = re.findall(r"(\S+): survived$", text, flags=re.M)
+    what = "Changes of one token in the programs' modules, and whether a test fails"
+    write("mutation", what, arguments.command, mutants(text), notes=[f"Survived: {', '.join(survivors) or 'none'}."])
 
 
 def check_supply(arguments: argparse.Namespace) -> None:
@@ -124,6 +132,8 @@ def main() -> None:
         command = commands.add_parser(name, help=check.__doc__)
         command.add_argument("report", type=Path)
         command.set_defaults(check=check)
+        if name == "mutation":
+            command.add_argument("--command", default="tox run -e mutation", help="what was run (default: %(default)s)")
         if name == "versions":
             command.add_argument("--every", type=int, default=7, help="the rows that were run (default: %(default)s)")
     command = commands.add_parser("supply", help=check_supply.__doc__)
