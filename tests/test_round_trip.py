@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes  # noqa: F401  (gives NumPy bfloat16)
 import numpy as np
 from helpers import in_double, random_array
 from hypothesis import assume, given, settings
