@@ -11,7 +11,7 @@ from adntn.arrays import ITEMSIZES
 from adntn.commands.output import console, subcommand, writable
 from adntn.drawing import Drawing
 from adntn.drawing.drawing import check_file, painting
-from adntn.drawing.records import READABLE
+from adntn.drawing.records import is_readable
 from adntn.files import Contents, opened
 from adntn.network import SCALE
 
@@ -44,7 +44,9 @@ def add(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 def run(arguments: argparse.Namespace) -> int:
     """Print each network under the names of the weights that it makes, or write a picture."""
-    is_record = arguments.file.suffix in READABLE
+    is_record = is_readable(arguments.file)
+    if is_record and (arguments.weight is not None or arguments.what != KINDS[0]):
+        raise ValueError(f"--weight and --what are for files with weights; {arguments.file} is of a training")
     if arguments.out is None:
         if is_record or arguments.what != "network":
             raise ValueError("--out must name the picture to write, such as --out picture.svg")

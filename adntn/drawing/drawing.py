@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 #: Files that can be written, by their ending.
 ENDINGS = (".svg", ".png")
-#: Dots to the inch of a PNG.
-RESOLUTION = 150
+#: Dots to the inch of a PNG: of a file, and in a notebook, which keeps a copy of every picture.
+RESOLUTION, NOTEBOOK_RESOLUTION = 150, 80
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,7 +55,7 @@ class Drawing:
             OSError: if the file cannot be written.
         """
         path = check_file(file)
-        data = self._painted(path.suffix.lower()[1:])
+        data = self._painted(path.suffix.lower()[1:], RESOLUTION)
         with whole_file(path) as partial:
             partial.write_bytes(data)
         return path
@@ -82,15 +82,16 @@ class Drawing:
         kind = type(self.picture).__name__.removesuffix("Picture").lower()
         return f"<{kind}: {self.picture.title.partition(chr(10))[0]}>"
 
-    def _painted(self, kind: str) -> bytes:
+    def _painted(self, kind: str, resolution: int) -> bytes:
         figure = self.figure()
         data = io.BytesIO()
         with painting().own_style():
-            figure.savefig(data, format=kind, dpi=RESOLUTION, metadata={"Date": None} if kind == "svg" else None)
+            figure.savefig(data, format=kind, dpi=resolution, metadata={"Date": None} if kind == "svg" else None)
         return data.getvalue()
 
     def _repr_png_(self) -> bytes:
-        return self._painted("png")
+        small: bytes = painting().in_few_colours(self._painted("png", NOTEBOOK_RESOLUTION))
+        return small
 
 
 def painting() -> ModuleType:
@@ -148,8 +149,11 @@ def costs(generator: Generator, *, backend: str = "numpy", itemsize: int = 4) ->
         itemsize: bytes of a number.
 
     Raises:
+        ValueError: if `itemsize` is no positive integer.
         ImportError: if there is no such backend.
     """
+    if isinstance(itemsize, bool) or not isinstance(itemsize, int) or itemsize < 1:
+        raise ValueError(f"itemsize must be a positive number of bytes, such as 4 or 8, got {itemsize!r}")
     dtype = "float64" if itemsize > 4 else "float32"
     title = str(generator.network).partition("\n")[0]
     return Drawing(costs_picture(title, generator.program, machine(backend, dtype), itemsize))

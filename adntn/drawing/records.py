@@ -118,31 +118,49 @@ def read_records(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         ValueError: if its ending is another, or a line is no record; the message names it.
     """
     file = Path(path)
-    if file.suffix not in READABLE:
+    if not is_readable(file):
         raise ValueError(f"records are read from files that end in {' or '.join(READABLE)}, got {str(file)!r}")
-    text = file.read_text(encoding="utf-8")
-    if file.suffix == ".csv":
-        return [_row(row) for row in csv.DictReader(text.splitlines())]
+    try:
+        text = file.read_text(encoding="utf-8")
+        if file.suffix.lower() == ".csv":
+            return [_row(row) for row in csv.DictReader(text.splitlines())]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{str(file)!r} is no text of records: {error}") from error
     lines = text.splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
+    if lines and not lines[-1].endswith("\n") and not _is_json(lines[-1]):
         lines.pop()
     return [_record(file, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def is_readable(path: Path) -> bool:
+    """Return whether a file is one of records, by its ending."""
+    return path.suffix.lower() in READABLE
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _record(file: Path, number: int, line: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"line {number} of {str(file)!r} is no JSON: {error}") from error
     if not isinstance(record, dict):
         raise ValueError(f"line {number} of {str(file)!r} must be an object of JSON, got {line.strip()[:40]!r}")
     return record
 
 
-def _row(row: Mapping[str, str | None]) -> dict[str, Any]:
-    """Return a row of a table with numbers in place of texts that are numbers; empty cells are left out."""
+def _row(row: Mapping[str | None, Any]) -> dict[str, Any]:
+    """Return a row of a table with numbers in place of texts that are numbers; cells without a text or name are not."""
     record: dict[str, Any] = {}
     for name, cell in row.items():
+        if name is None:  # cells beyond the table's head
+            continue
         try:
             record[name] = float(cell or "")
         except ValueError:
@@ -167,9 +185,16 @@ def _numbers(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """Return a finite number, of Python or as an array without axes; None for everything else."""
+    kind = str(value.dtype).removeprefix("torch.") if getattr(value, "shape", None) == () else ""
+    is_array = kind.startswith(("float", "bfloat", "int", "uint"))
+    if isinstance(value, bool) or not (is_array or isinstance(value, int | float)):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        number = float(value)
+    except OverflowError:  # an integer that no float holds
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _panel(name: str) -> str:

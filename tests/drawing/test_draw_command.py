@@ -97,6 +97,16 @@ def test_what_cannot_be_drawn_is_exit_code_2_and_one_line(
     assert [file.name for file in small.parent.iterdir()] == [small.name]
 
 
+@pytest.mark.parametrize("options", [["--weight", "head"], ["--what", "costs"]])
+def test_a_training_has_no_weights_to_choose_from(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2}\n')
+    assert main(["draw", str(tmp_path / "metrics.jsonl"), "--out", str(tmp_path / "a.svg"), *options]) == 2
+    assert "--weight and --what are for files with weights" in capsys.readouterr().err
+    assert not (tmp_path / "a.svg").exists()
+
+
 def test_without_matplotlib_nothing_is_begun(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
@@ -49,6 +50,17 @@ def test_steps_cost_together_what_the_program_costs(
     for formula, step in zip(formulas, generator.program.steps, strict=True):
         assert formula.startswith(f"{step.out.name} = ")
         assert all(tensor.name in formula for tensor in step.inputs)
+
+
+@pytest.mark.parametrize("itemsize", [0, -4, 4.0, True, "float32"])
+def test_a_number_takes_some_bytes(itemsize: Any) -> None:
+    with pytest.raises(ValueError, match=f"itemsize must be a positive number of bytes.*got {itemsize!r}"):
+        drawing.costs(MERA, itemsize=itemsize)
+
+
+def test_costs_are_those_on_a_backend_that_is_there() -> None:
+    with pytest.raises(ImportError, match="nolibrary"):
+        drawing.costs(MERA, backend="nolibrary")
 
 
 def test_of_a_long_program_the_costliest_steps_are_shown_in_order_and_the_others_together() -> None:
@@ -230,6 +242,35 @@ def test_a_table_of_lightning_is_read(tmp_path: Path) -> None:
     }
 
 
+def test_a_last_line_that_is_whole_is_read_without_its_end(tmp_path: Path) -> None:
+    (tmp_path / "metrics.JSONL").write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}')
+    assert points(curves_picture("", read_records(tmp_path / "metrics.JSONL"))) == {
+        "loss": {"loss": ((1, 0.5), (2, 0.25))}
+    }
+
+
+def test_rows_that_are_longer_or_shorter_than_the_head_of_their_table_are_read(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,loss\n1,0.5,7,8\n2\n3,0.25\n")
+    assert points(curves_picture("", read_records(tmp_path / "metrics.csv"))) == {
+        "loss": {"loss": ((1, 0.5), (3, 0.25))}
+    }
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
+def test_numbers_of_any_library_are_numbers(library: str) -> None:
+    needs(library)
+    loss = adntn.TTN((4, 4), bond=2).init(backend=library)["scale"]
+    assert points(curves_picture("", [{"step": np.int64(3), "loss": loss}])) == {"loss": {"loss": ((3, float(loss)),)}}
+
+
+@pytest.mark.parametrize(
+    "value", [True, np.bool_(True), None, "0.5", [0.5], np.ones(1), 1j, np.complex64(1), 10**400, math.nan]
+)
+def test_what_is_no_number_is_passed_over(value: Any) -> None:
+    records = [{"step": 1, "loss": value}, {"step": value, "loss": 7.0}, {"step": 2, "loss": 0.5}]
+    assert points(curves_picture("", records)) == {"loss": {"loss": ((2, 0.5),)}}
+
+
 BAD_RECORDS: dict[str, tuple[str, str, str]] = {
     "another ending": ("metrics.txt", "", "end in .jsonl or .csv, got '.*metrics.txt'"),
     "no JSON": ("metrics.jsonl", "loss 0.5\n", "line 1 of '.*metrics.jsonl' is no JSON"),
@@ -238,6 +279,9 @@ BAD_RECORDS: dict[str, tuple[str, str, str]] = {
         '{"step": 1, "loss": 1}\n[1, 2]\n',
         r"line 2 of '.*' must be an object .* got '\[1, 2\]'",
     ),
+    "an integer that is too long": ("metrics.jsonl", f'{{"step": {"9" * 5000}}}\n', "line 1 of '.*' is no JSON"),
+    "no text": ("metrics.jsonl", "\udcff\udcfe", "'.*metrics.jsonl' is no text of records"),
+    "a cell without an end": ("metrics.csv", 'step,"' + "a" * 200_000, "'.*metrics.csv' is no text of records"),
     "nothing": ("metrics.jsonl", "", "records hold no curve"),
     "no steps": ("metrics.csv", "loss\n0.5\n", "records hold no curve"),
     "no numbers": ("metrics.csv", "step,loss\n1,nan\n", "records hold no curve"),
@@ -246,7 +290,7 @@ BAD_RECORDS: dict[str, tuple[str, str, str]] = {
 
 @pytest.mark.parametrize(("name", "text", "words"), BAD_RECORDS.values(), ids=BAD_RECORDS)
 def test_files_that_hold_no_curves_are_refused(name: str, text: str, words: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(ValueError, match=words):
         drawing.curves(tmp_path / name)
 
@@ -283,6 +327,21 @@ def test_files_are_of_the_kind_that_their_ending_says_and_the_same_each_time(kin
     assert svg.read_bytes() == made.save(tmp_path / "again.SVG").read_bytes()
     assert svg.stat().st_size < 200_000
     assert made.save(str(tmp_path / "picture.png")).read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_notebooks_keep_small_copies() -> None:
+    pytest.importorskip("matplotlib")
+    from PIL import Image  # noqa: PLC0415
+
+    made = DRAWINGS["weight"]
+    with Image.open(io.BytesIO(made._repr_png_())) as shown:
+        assert shown.mode == "P"
+        assert shown.size == tuple(round(80 * inches) for inches in made.figure().get_size_inches())
+        colours = [colour for _, colour in shown.convert("RGB").getcolors()]
+    for wanted in (palette.PAPER, palette.INK, palette.NEGATIVE, palette.POSITIVE):
+        values = [int(wanted[place : place + 2], 16) for place in (1, 3, 5)]
+        distances = [max(abs(one - other) for one, other in zip(values, colour, strict=True)) for colour in colours]
+        assert min(distances) <= 16, wanted
 
 
 @pytest.mark.parametrize("made", DRAWINGS.values(), ids=DRAWINGS)
