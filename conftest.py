@@ -1,6 +1,6 @@
 """Doctests that need a library are collected only where it is installed; no test sees the user's calibration."""
 
-from collections import Counter
+import zlib
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -13,18 +13,23 @@ collect_ignore = [path for path, library in LIBRARIES.items() if find_spec(libra
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare what thins out matrices where another environment runs all of their rows."""
-    parser.addoption("--every", type=int, default=1, metavar="N", help="of each parametrised test run every N-th row")
+    parser.addoption("--every", type=int, default=1, metavar="N", help="of each parametrised test run one row in N")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep of each test the first row and every N-th after it; N prime to the sizes of matrices meets every value."""
-    seen, kept, others = Counter[str](), list[pytest.Item](), list[pytest.Item]()
+    """Keep of each test the first row, and of the others one in N as their names have it.
+
+    Every N-th would be the same value of a parameter again and again, wherever N divides the size of a matrix.
+    """
+    every, seen, kept, others = config.getoption("every"), set[str](), list[pytest.Item](), list[pytest.Item]()
     for item in items:
         test = item.nodeid.partition("[")[0]
-        (others if seen[test] % config.getoption("every") else kept).append(item)
-        seen[test] += 1
+        is_kept = test not in seen or zlib.crc32(item.nodeid.encode()) % every == 0
+        (kept if is_kept else others).append(item)
+        seen.add(test)
     items[:] = kept
-    config.hook.pytest_deselected(items=others)
+    if others:
+        config.hook.pytest_deselected(items=others)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,7 +7,6 @@ finding: an error that is not documented, something that is run, ten seconds wit
 from __future__ import annotations
 
 import hashlib
-import resource
 import signal
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from types import FrameType
 from typing import Any
 
 import adntn
+from adntn.benchmarking.memory import ProcessMeter
 from robustness.mutations import mutated
 from robustness.readers import Reader
 
@@ -96,10 +96,12 @@ EAR = Ear()
 
 
 def execute(reader: Reader, blob: bytes) -> Outcome:
-    """Return what becomes of a file; in the main thread only, because of the alarm."""
+    """Return what becomes of a file; in the main thread, because of the alarm, and on Linux, which counts memory."""
     EAR.listen()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     EAR.heard.clear()
+    meter = ProcessMeter()
+    meter.reset_peak()  # what an earlier file took would hide what this one takes
+    before = meter.peak()
     outcome = Outcome()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), _alarm():
         warnings.simplefilter("ignore")
@@ -112,7 +114,7 @@ def execute(reader: Reader, blob: bytes) -> Outcome:
             outcome = Outcome(where) if documented else Outcome(where, f"{type(error).__name__} at {where}")
         finally:
             EAR.is_open = False
-    taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    taken = meter.peak() - before
     if EAR.heard:
         return Outcome(outcome.refusal, f"{EAR.heard[0]} was run")
     if taken > ABSURD:

@@ -67,7 +67,7 @@ def test_an_sdist_has_what_the_tests_need_and_nothing_that_was_made(built: Path)
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    folders = ("adntn", "backends", "benchmarks", "tests", "docs", "examples")
+    folders = ("adntn", "backends", "benchmarks", "tests", "docs", "examples", "robustness")
     assert {name for folder in folders for name in files(ROOT, folder)} <= names
     single = {"CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md", "conftest.py", "pyproject.toml", "tox.ini"}
     assert single <= names

@@ -63,8 +63,7 @@ def may_share_memory(one: Array, other: Array) -> bool:
     """Return whether an array may be another one, or a view of it."""
     if hasattr(one, "untyped_storage"):  # torch, which has no such function
         storages = one.untyped_storage(), other.untyped_storage()
-        without_memory = any(
-            storage.device.type == "meta" for storage in storages
-        )  # so have fake tensors of any device
+        # fake tensors of any device have none
+        without_memory = any(storage.device.type == "meta" for storage in storages)
         return without_memory or bool(storages[0].data_ptr() == storages[1].data_ptr())
     return bool(autoray.do("may_share_memory", one, other))

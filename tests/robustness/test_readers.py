@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -14,6 +15,7 @@ from robustness.fuzz import execute, known
 from robustness.mutations import mutated
 from robustness.readers import READERS, Reader
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is counted by Linux")
 CORPUS = Path(__file__).parent / "corpus"
 #: Files that are made anew in each run, besides those that are kept.
 MADE = 10
@@ -21,10 +23,11 @@ MADE = 10
 
 @pytest.fixture(params=READERS)
 def name(request: pytest.FixtureRequest) -> str:
-    """Each reader's name; those without their library skip."""
+    """Each reader's name, which has imported what it needs; those without their library skip."""
     found: str = request.param
     if not READERS[found].is_usable:
         pytest.skip(f"needs {', '.join(READERS[found].needs)}")
+    fuzz.warm(READERS[found])
     return found
 
 
@@ -55,6 +58,12 @@ def test_the_corpus_is_small() -> None:
 # what the fuzzer itself notices
 
 
+def test_memory_is_noticed_whatever_was_taken_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz, "ABSURD", 2**26)
+    found = [execute(Reader(grows, (), list), b"").finding for _ in range(2)]
+    assert all("MiB more" in finding for finding in found), found
+
+
 def crashes(blob: bytes, folder: Path) -> None:
     raise KeyError("not documented")
 
@@ -65,7 +74,7 @@ def hangs(blob: bytes, folder: Path) -> None:
 
 
 def grows(blob: bytes, folder: Path) -> None:
-    bytes(bytearray(fuzz.ABSURD + 2**20))
+    bytearray(b"x") * (2 * fuzz.ABSURD)
 
 
 def runs(blob: bytes, folder: Path) -> None:

@@ -9,7 +9,8 @@ from helpers import needs
 
 from robustness.soak import SIZE, STEPS, growth, held
 
-#: A step that kept a weight would keep this many bytes.
+#: A step that kept a weight would keep this many bytes; what an allocator takes once, a few megabytes, is far less than
+#: a quarter of it in each of 200 steps.
 WEIGHT = 4 * SIZE * SIZE
 
 
@@ -17,7 +18,7 @@ WEIGHT = 4 * SIZE * SIZE
 @pytest.mark.parametrize("name", STEPS)
 def test_memory_does_not_grow_with_steps(name: str) -> None:
     needs(name.partition(",")[0])
-    assert growth(held(name, steps=300, warm=100)) < WEIGHT / 50
+    assert growth(held(name, steps=300, warm=100)) < WEIGHT / 4
 
 
 def test_growth_is_the_slope() -> None:

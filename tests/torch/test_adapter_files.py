@@ -302,11 +302,15 @@ EXPRESSIONS = {
     "PEFT's own": (".*decoder.*(SelfAttention|EncDecAttention).*(q|v)$", False),
     "a set with brackets": (r"[(a+)+]*x", False),
     "lazy": (".*?(?:text|vision).*?(?:attn|mlp).*?", False),
+    "layers by number": (rf"layers\.({'|'.join(map(str, range(48)))})\.(q|v)_proj", False),
     "a repeated repetition": ("(a+)+b", True),
+    "a repetition behind a space": ("(?x: (a+) +b)", True),
     "a repeated choice": ("(a|a)*b", True),
     "a counted group": ("(a*){9}b", True),
     "many repetitions": (".*a" * 20, True),
     "many options": ("a?" * 40 + "a" * 40, True),
+    "many alternatives": (r"(.|\w)" * 40 + "b", True),
+    "more repetitions than can be counted": ("a+" * 10**6, True),
     "what came before": (r"(a*)\1\1b", True),
 }
 

@@ -425,6 +425,7 @@ DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         "is damaged: it holds others than were saved as '4.bias'",
     ),
     "a tensor too few": (lambda contents: contents["model"].pop("4.bias"), "others than were saved as '4.bias'"),
+    "a name too many": (damaged("model", "another", 1.0), "others than were saved as 'another'"),
     "a number for a tensor": (damaged("model", "4.bias", 1.0), "others than were saved as '4.bias'"),
     "no state of the optimiser": (damaged("optimiser", "state", [3]), "cannot be restored: "),
     "no groups": (damaged("groups", None), "cannot be restored: "),

@@ -112,7 +112,8 @@ class Checkpoint:
         if problem := _difference(contents["network"], fingerprint(model)):
             raise CheckpointError(f"{str(self.path)!r} is of another network: {problem}")
         told, held = contents["network"]["tensors"], _tensors(contents["model"])
-        if wrong := [name for name in told | held if told.get(name) != held.get(name)]:
+        wrong = [name for name in told | held if told.get(name) != held.get(name)]
+        if wrong := wrong or sorted(contents["model"].keys() ^ model.state_dict().keys()):
             raise CheckpointError(f"{str(self.path)!r} is damaged: it holds others than were saved as {some(wrong)}")
         for name, kind in _kinds(**tools).items():
             if name not in contents["kinds"]:
