@@ -92,6 +92,11 @@ class Experiments:
                 found.append(Group(version.name, tuple(results)))
         return found
 
+    def named(self, experiment: str, pattern: str, words: Sequence[str]) -> list[str]:
+        """Return the words that, put into a pattern, are the names of versions with results."""
+        there = {group.version for group in self.groups(experiment)}
+        return [word for word in words if pattern.format(word) in there]
+
     def group(self, experiment: str, version: str) -> Group:
         """Return one version.
 
@@ -117,15 +122,15 @@ class Experiments:
             f"{versions}. Training accuracy is that on the first {min(results[0]['images'], MEASURED_IMAGES):,} images."
         )
 
-    def table(self, experiment: str) -> str:
-        """Return a table with a row for each version: seconds are the least of all seeds, memory the most."""
-        rows = [
-            "| version | seeds | stored in the layers | ratio | stored in all | train | test | s per epoch | MiB |",
-            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        ]
+    def table(self, experiment: str, *, memory: bool = False) -> str:
+        """Return a table with a row for each version: seconds are the least of all seeds, memory is the most."""
+        heads = ["version", "seeds", "stored in the layers", "ratio", "stored in all", "train", "test", "s per epoch"]
+        heads += ["MiB"] if memory else []
+        rows = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
         for group in self.groups(experiment):
             layers = group.results[0]["layers"]
-            cells = (
+            seconds, peaks = min(group.values("seconds_per_epoch")), group.known("peak_memory")
+            cells = [
                 group.version + (" (diverged)" if any(result["diverged"] for result in group.results) else ""),
                 str(len(group.results)),
                 f"{group.stored_in_layers:,}" if layers else "",
@@ -133,9 +138,9 @@ class Experiments:
                 f"{group.stored:,}",
                 _percent(group, "train_accuracy"),
                 _percent(group, "test_accuracy"),
-                f"{seconds:,.1f}" if (seconds := min(group.values("seconds_per_epoch"))) else "",
-                f"{max(peaks) / 2**20:,.0f}" if seconds and (peaks := group.known("peak_memory")) else "",
-            )
+                f"{seconds:,.1f}" if seconds else "",
+            ]
+            cells += [f"{max(peaks) / 2**20:,.0f}" if peaks else ""] if memory else []
             rows.append(f"| {' | '.join(cells)} |")
         return "\n".join(rows)
 
