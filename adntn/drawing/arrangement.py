@@ -174,7 +174,7 @@ def _lanes(nodes: Sequence[Node], rows: Sequence[int], down: Iterable[Edge]) -> 
     for edge in down:
         entering.setdefault(edge.end, []).append(edge)
         made.setdefault(edge.start, []).append(edge)
-    lanes = {edge: float(lane) for lane, edge in enumerate(entering.get(None, ()))}
+    lanes = {edge: float(lane) for lane, edge in enumerate(entering[None])}
     beyond = len(lanes)  # lanes for legs that end on cores which make none
     for number in reversed(range(len(nodes))):
         inputs = entering.get(number, [])

@@ -53,9 +53,6 @@ NETWORKS: dict[str, Network] = {
     "a convolution": adntn.AugmentedTTN((512, 256, 3, 3), bond=4).network,
     "a vector, cropped": adntn.TTN((30522,), bond=4).network,
     "one number": adntn.TTN((1, 1)).network,
-    "one number of two cores": adntn.Custom(
-        (1, 1), blocks=[adntn.Block({"left": "k", "right": "k"})], sizes={"k": 2}, output="|"
-    ).network,
     "one core": adntn.TTN((2, 2), leg=2).network,
     "large dimensions": adntn.LowRank((65536, 4096)).network,
     **{f"random {seed}": random_network(seed) for seed in range(40)},
