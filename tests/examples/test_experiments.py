@@ -396,6 +396,7 @@ def test_the_page_that_ships_asks_for_nothing_that_is_not_declared(tmp_path):
             "peak_memory": None,
             "dataset": "stub",
             "images": 10,
+            "test_images": 10,
             "threads": 1,
             "versions": {"torch": "2"},
         }
