@@ -6,7 +6,11 @@ from importlib.util import find_spec
 
 import pytest
 
-LIBRARIES = {"adntn/interop/quimb.py": "quimb", "adntn/interop/tensornetwork.py": "tensornetwork"}
+LIBRARIES = {
+    "adntn/drawing/painting.py": "matplotlib",
+    "adntn/interop/quimb.py": "quimb",
+    "adntn/interop/tensornetwork.py": "tensornetwork",
+}
 
 collect_ignore = [path for path, library in LIBRARIES.items() if find_spec(library) is None]
 
