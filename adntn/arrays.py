@@ -213,6 +213,8 @@ def place(array: Array, backend: str, dtype: str, device: Any = None) -> Array:
         ImportError: if the library is not installed.
         ValueError: if the library does not have the number type or the device, or silently replaced the number type.
     """
+    if backend == "numpy" and dtype == "bfloat16":
+        importlib.import_module("ml_dtypes")  # which gives it to NumPy
     try:
         asarray = autoray.get_lib_fn(backend, "asarray")
         wanted = dtype if backend == "numpy" else autoray.to_backend_dtype(dtype, like=backend)

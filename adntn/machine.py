@@ -10,7 +10,6 @@ import json
 import math
 import os
 import platform
-import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adntn.arrays import SHORT_DTYPES, Array, backend_of, dtype_name
+from adntn.files.values import LARGEST_FLOAT
 
 if TYPE_CHECKING:
     from adntn.backends import Backend
@@ -30,8 +30,6 @@ FILE = "machine.json"
 BEYOND_CACHES = 8
 #: Of the file's format.
 VERSION = 1
-#: No float is larger; integers, of which JSON has any, are.
-LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class Machine:
         for field in fields(self):
             value = getattr(self, field.name)
             kinds = (int,) if field.name == "cache_bytes" else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= LARGEST:
+            if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= LARGEST_FLOAT:
                 wanted = "integer" if field.name == "cache_bytes" else "finite number"
                 raise ValueError(f"{field.name} must be a positive {wanted}, got {value!r}")
 

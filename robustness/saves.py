@@ -7,11 +7,13 @@ is looked at, and a new process goes on from it.
 
 from __future__ import annotations
 
-import os
-import select
+import itertools
+import multiprocessing
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -32,6 +34,10 @@ FEATURES = 512
 PATIENCE = 300
 #: A process is killed within so many times what its first step has taken.
 LIFE = 2.0
+
+
+Save = Callable[[Path, int], None]
+"""What saves a step in a folder."""
 
 
 class LostError(AssertionError):
@@ -76,13 +82,14 @@ def saved(folder: Path) -> dict[str, int]:
     return found
 
 
-def interrupted(folder: Path, kills: int, *, seed: int = 0) -> dict[str, Any]:
+def interrupted(folder: Path, kills: int, *, seed: int = 0, save: Save = save_all) -> dict[str, Any]:
     """Return how often a process was killed, and in what state the files were.
 
     Args:
         folder: an empty one.
         kills: how often.
         seed: of the moments.
+        save: a function of a module, which the other process imports.
 
     Raises:
         LostError: if something that had been saved is not there, or not whole.
@@ -90,7 +97,7 @@ def interrupted(folder: Path, kills: int, *, seed: int = 0) -> dict[str, Any]:
     random, cut_short = Random(seed), 0
     found = saved(folder)
     for _ in range(kills):
-        said = _until_killed(folder, max(found.values()) + 1, random.uniform(0, LIFE))
+        said = _until_killed(folder, max(found.values()) + 1, random.uniform(0, LIFE), save)
         before, found = found, saved(folder)
         for kind, step in found.items():
             if step < max(said, before[kind]):
@@ -102,35 +109,42 @@ def interrupted(folder: Path, kills: int, *, seed: int = 0) -> dict[str, Any]:
     return {"kills": kills, "kills while a file was written": cut_short, "steps saved": max(found.values()) + 1}
 
 
-def _until_killed(folder: Path, first: int, life: float) -> int:
+def _until_killed(folder: Path, first: int, life: float, save: Save) -> int:
     """Save steps in a process of its own until it is killed; return the last step that it has said to be saved.
 
     It is killed some time after its first step: the time that this one took, times `life`.
     """
-    hears, says = os.pipe()
-    start = time.monotonic()
-    process = os.fork()
-    if process == 0:
-        try:
-            torch.set_num_threads(1)  # those of the process before are not here
-            step = first
+    # Forked from a server that has imported all this and has no threads yet, it begins at once and holds no lock.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    hears, says = context.Pipe(duplex=False)
+    process = context.Process(target=_save_for_ever, args=(folder, first, save, says), daemon=True)
+    process.start()
+    says.close()
+    with hears:
+        lives = hears.poll(PATIENCE)
+        took = hears.recv() if lives else 0.0
+        time.sleep(life * took)
+        process.kill()
+        process.join()
+        if not lives or process.exitcode != -signal.SIGKILL:
+            raise LostError("the process that saves has failed, or saved nothing")
+        last = first
+        with suppress(EOFError):
             while True:
-                save_all(folder, step)
-                os.write(says, f"{step}\n".encode())
-                step += 1
-        finally:
-            os._exit(1)  # whatever happened: what the tests have open is not for this process to close
-    os.close(says)
-    with os.fdopen(hears, "rb") as pipe:
-        heard, _, _ = select.select([pipe], [], [], PATIENCE)
-        lines = [pipe.readline() if heard else b""]
-        time.sleep(life * (time.monotonic() - start) if heard else 0)
-        os.kill(process, signal.SIGKILL)
-        _, status = os.waitpid(process, 0)
-        lines += pipe.readlines()
-    if not os.WIFSIGNALED(status) or not lines[0]:
-        raise LostError("the process that saves has failed, or saved nothing")
-    return int(lines[-1])
+                last = hears.recv()
+    return last
+
+
+def _save_for_ever(folder: Path, first: int, save: Save, says: Connection) -> None:
+    """Save one step after the other; say how long the first has taken, and then which is done."""
+    torch.set_num_threads(1)
+    start = time.monotonic()
+    save(folder, first)
+    says.send(time.monotonic() - start)
+    for step in itertools.count(first + 1):
+        save(folder, step)
+        says.send(step)
 
 
 def _fill(tensors: Iterable[torch.Tensor], value: int) -> None:

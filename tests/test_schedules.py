@@ -161,8 +161,6 @@ def test_no_schedule_holds_more_than_its_limit(schedule: Any, dtype: str, traini
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("schedule", ["materialise", "recompute", "stream", "contract"])
 def test_numbers_of_16_bits_stay_such_numbers(schedule: Any, dtype: str) -> None:
-    import ml_dtypes  # noqa: F401, PLC0415  (gives NumPy bfloat16)
-
     generator = adntn.TTN((16, 12), bond=2, activation="tanh")
     cores = generator.init(seed=0, dtype=dtype, std=1.0)
     x = np.ones((3, 12), cores["scale"].dtype)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 Json = Any  # what json.loads returns
 
 #: No tensor has more numbers: what says so is broken, or means harm.
-LARGEST = 2**63 - 1
+LARGEST_SIZE = 2**63 - 1
+#: No float is larger; integers, of which JSON has any, are.
+LARGEST_FLOAT = sys.float_info.max
 #: So much of a wrong value stands in an error.
 SHOWN = 60
 
@@ -70,8 +73,8 @@ def texts(value: Json, where: str) -> tuple[str, ...]:
 
 def integer(value: Json, where: str, least: int = 1) -> int:
     """Return an integer of at least `least` that a size could be."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
-        raise FormatError(f"{where} must be integers from {least} to {LARGEST}, got {shown(value)}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST_SIZE:
+        raise FormatError(f"{where} must be integers from {least} to {LARGEST_SIZE}, got {shown(value)}")
     return value
 
 
@@ -91,8 +94,8 @@ def product(sizes: Iterable[int], where: str) -> int:
     made = 1
     for size in sizes:
         made *= size
-        if made > LARGEST:
-            raise FormatError(f"{where} has more than {LARGEST} numbers")
+        if made > LARGEST_SIZE:
+            raise FormatError(f"{where} has more than {LARGEST_SIZE} numbers")
     return made
 
 

@@ -52,8 +52,11 @@ def test_files_that_are_almost_right_are_refused_in_words_or_taken(name: str) ->
         assert not execute(reader, blob).finding, blob
 
 
-def test_the_corpus_is_small() -> None:
-    assert sum(path.stat().st_size for path in CORPUS.rglob("*") if path.is_file()) < 100_000
+def test_the_corpus_is_there_and_small() -> None:
+    sizes = [path.stat().st_size for path in CORPUS.rglob("*") if path.is_file()]
+    assert len(sizes) > 50
+    assert sum(sizes) < 100_000
+    assert {folder.name for folder in CORPUS.iterdir()} <= {fuzz.folder_of(name) for name in READERS}
 
 
 # what the fuzzer itself notices

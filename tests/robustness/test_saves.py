@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
+import adntn
 from robustness import saves
 from robustness.saves import LostError, interrupted, save_all, saved
 
@@ -22,13 +24,20 @@ def test_a_file_of_two_steps_is_noticed(tmp_path: Path) -> None:
         saves._step_of([saves.torch.ones(2), saves.torch.zeros(2)])
 
 
-def test_a_save_that_is_not_whole_at_once_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def slowly(folder: Path, step: int) -> None:
-        with (folder / "weights.safetensors").open("wb") as file:
-            for byte in bytes(2000):
-                file.write(bytes([byte]))
-                file.flush()
+def save_bit_by_bit(folder: Path, step: int) -> None:
+    """Save weights under their name from the first byte on."""
+    (folder / "whole").mkdir(exist_ok=True)
+    save_all(folder / "whole", step)
+    whole = (folder / "whole" / "weights.safetensors").read_bytes()
+    with (folder / "weights.safetensors").open("wb") as file:
+        for start in range(0, len(whole), 2**14):
+            file.write(whole[start : start + 2**14])
+            file.flush()
+            time.sleep(1e-3)
 
-    monkeypatch.setattr(saves, "save_all", slowly)
-    with pytest.raises(ValueError, match="no file of safetensors"):
-        interrupted(tmp_path, 30)
+
+def test_a_save_that_is_not_whole_at_once_is_noticed(tmp_path: Path) -> None:
+    save_bit_by_bit(tmp_path, 3)
+    assert saved(tmp_path)["weights"] == 3
+    with pytest.raises((adntn.FormatError, LostError)):
+        interrupted(tmp_path, 30, save=save_bit_by_bit)

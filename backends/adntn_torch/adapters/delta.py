@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adntn.arrays import SHORT_DTYPES, dtype_name
-from adntn.files.values import shown
+from adntn.files.values import LARGEST_FLOAT, shown
 from adntn.initialise import core_at_zero
 from adntn.network import SCALE
 from adntn.program.task import ScheduleName
@@ -20,9 +19,6 @@ from adntn.topologies.layers import TopologyOptions
 from adntn_torch.embedding import Embedding
 from adntn_torch.generated import UNLIMITED, GeneratedLayer
 from adntn_torch.layers import Linear
-
-#: No float is larger; integers are.
-LARGEST = sys.float_info.max
 
 
 class Delta(nn.Module):
@@ -141,7 +137,7 @@ def checked_scaling(scaling: float) -> float:
     """
     if isinstance(scaling, bool) or not isinstance(scaling, int | float):
         raise TypeError(f"scaling must be a number, got {scaling!r}")
-    if not -LARGEST <= scaling <= LARGEST:
+    if not -LARGEST_FLOAT <= scaling <= LARGEST_FLOAT:
         raise ValueError(f"scaling must be finite, got {shown(scaling)}")
     return float(scaling)
 
