@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -182,3 +184,9 @@ def test_deviations_at_the_edge_are_met(dtype: str, std: float) -> None:
     generator = adntn.TTN((64, 64), bond=2, activation="tanh")
     weight = generator.weight(generator.init(dtype=dtype, std=std)).astype("float64")
     assert np.std(weight) == pytest.approx(std, rel=64 * EPSILON[dtype])
+
+
+def test_numpy_has_bfloat16_in_a_process_that_has_imported_nothing_else() -> None:
+    code = "import adntn; print(adntn.LowRank((4, 4), rank=1).init(dtype='bfloat16')['scale'].dtype)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "bfloat16"

@@ -456,6 +456,31 @@ def test_damaged_contents_are_refused_and_nothing_is_put_back(saved: Path, chang
     assert found == (torch.rand(()), np.random.rand(), random.random())
 
 
+def test_schedules_within_a_schedule_are_put_back_or_taken_back(saved: Path):
+    model = network()
+    own = optimiser(model)
+    parts: list[torch.optim.lr_scheduler.LRScheduler] = [
+        torch.optim.lr_scheduler.LinearLR(own, total_iters=2),
+        torch.optim.lr_scheduler.CosineAnnealingLR(own, T_max=10),
+    ]
+    schedule = torch.optim.lr_scheduler.SequentialLR(own, parts, milestones=[2])
+    start = copy.deepcopy(schedule.state_dict())
+    for _ in range(4):
+        own.step()
+        schedule.step()
+    save_checkpoint(saved, model, optimiser=own, schedule=schedule)
+    reached = copy.deepcopy(schedule.state_dict())
+    schedule.load_state_dict(copy.deepcopy(start))
+    contents = torch.load(saved)
+    torch.save(contents | {"random": [contents["random"][0] | {"python": "x"}]}, saved)
+    with pytest.raises(CheckpointError, match="cannot be restored: "):
+        read_checkpoint(saved).restore(model, optimiser=own, schedule=schedule)
+    assert schedule.state_dict() == start
+    torch.save(contents, saved)
+    read_checkpoint(saved).restore(model, optimiser=own, schedule=schedule)
+    assert schedule.state_dict() == reached
+
+
 def test_no_code_is_run(tmp_path: Path):
     torch.save({"version": 1, "model": Harmful(tmp_path / "harm")}, tmp_path / "bad.pt")
     with pytest.raises(CheckpointError, match=r"damaged or no checkpoint: it holds more than plain data$"):

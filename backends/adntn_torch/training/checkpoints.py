@@ -329,7 +329,8 @@ def _tensors(state: Mapping[str, Any]) -> dict[str, str]:
 @contextmanager
 def _whole(tools: Iterable[Any], generator: torch.Generator | None) -> Iterator[None]:
     """Take back what was done to optimisers and the like, and to the random numbers, if something fails within."""
-    before = [(tool, dict(vars(tool))) for tool in tools]  # loading puts other values in the place of these
+    # loading puts other values in the place of these
+    before = [(part, dict(vars(part))) for tool in tools for part in _with_schedules_within(tool)]
     randoms = random_state(generator)
     try:
         yield
@@ -339,6 +340,13 @@ def _whole(tools: Iterable[Any], generator: torch.Generator | None) -> Iterator[
             vars(tool).update(attributes)
         restore_random_state(randoms, generator)
         raise
+
+
+def _with_schedules_within(tool: Any) -> Iterator[Any]:
+    """Yield an optimiser, scaler or schedule, and the schedules that it is made of: SequentialLR, ChainedScheduler."""
+    yield tool
+    for part in getattr(tool, "_schedulers", ()):
+        yield from _with_schedules_within(part)
 
 
 def _generators(model: nn.Module) -> Iterator[tuple[str, str]]:
