@@ -88,9 +88,9 @@ def fit(
             `generator.init(seed)` with the standard deviation of the weight.
         seed: of that start.
         iterations: at most; 0 returns the start.
-        method: "l-bfgs", cheap steps along gradients; or "levenberg-marquardt", damped Gauss-Newton steps: each solves
-            with a matrix of all numbers of the cores, which takes as long as many gradients, and far fewer are needed
-            where the error can become small.
+        method: "l-bfgs", cheap steps along gradients, at each of which the scale is the best one (see `best_factor`);
+            or "levenberg-marquardt", damped Gauss-Newton steps: each solves with a matrix of all numbers of the cores,
+            which takes as long as many gradients, and far fewer are needed where the error can become small.
         progress: called after each iteration with its number, from 1, and the error.
 
     Raises:
@@ -123,11 +123,19 @@ def fit(
         difference = (generated - target) / norm
         return _norm(difference) ** 2, host.vector(pullback(2.0 / norm * difference))
 
+    def projected(vector: Array) -> tuple[float, Array]:
+        generated, pullback = generator.vjp(host.cores(vector))
+        factor = best_factor(generator, generated, target)
+        difference = (factor * generated - target) / norm
+        weight_bar = 2.0 / norm * namespace_of([factor]).conj(factor) * difference
+        return _norm(difference) ** 2, host.vector(pullback(weight_bar))
+
     def curvature(vector: Array) -> Array:
         return 2.0 / norm**2 * gauss_newton(generator, host.cores(vector))
 
     first = host.vector({name: start[name].astype(host.dtype) for name in generator.core_shapes})
-    history = [math.sqrt(loss(first)[0])]
+    searched = projected if method == "l-bfgs" and iterations else loss
+    history = [math.sqrt(searched(first)[0])]
 
     def report(squared_error: float) -> None:
         history.append(math.sqrt(squared_error))
@@ -137,12 +145,47 @@ def fit(
     if iterations == 0:
         best = first
     elif method == "l-bfgs":
-        best = _lbfgs(loss, first, iterations, report)
+        best = _lbfgs(projected, first, iterations, report)
     else:
         best = minimised(loss, curvature, first, iterations=iterations, enough=ROUNDING**2, report=report)
-    found = {name: as_dtype(core, dtype_name(weight)) for name, core in host.cores(best).items()}
+    there = host.cores(best)
+    if searched is projected:
+        there = scaled_best(generator, there, target)
+    found = {name: as_dtype(core, dtype_name(weight)) for name, core in there.items()}
     error = _norm(as_dtype(generator.weight(found), host.dtype) - target) / norm
     return Fit(found, error, tuple(history))
+
+
+def best_factor(generator: Generator, generated: Array, weight: Array) -> Array:
+    """Return the number by which a generated weight, or each one of a batch, comes closest to another.
+
+    A weight is linear in its scale, so that a search need not look for it: at any other cores the best one is known.
+    Where the gradient of the other cores is taken at this scale, a search cannot end at a weight of zero, which is
+    better than a random start and next to which all gradients vanish.
+
+    Args:
+        generator: whose weight it is.
+        generated, weight: two arrays of one library, of the generator's shape.
+
+    Returns:
+        An array that multiplies the weight: of as many axes, all 1 but that of a batch; 1 where the weight is zero.
+
+    Source: variable projection: G. Golub, V. Pereyra, SIAM J. Numer. Anal. 10, 413 (1973).
+    """
+    functions = namespace_of([generated])
+    count = generator.network.batch or 1
+    rows, wanted = (functions.reshape(one, (count, -1)) for one in (generated, weight))
+    overlap, square = (functions.sum(functions.conj(rows) * other, 1) for other in (wanted, rows))
+    one = functions.zeros_like(square) + 1
+    is_zero = square == 0
+    factor = functions.where(is_zero, one, overlap / functions.where(is_zero, one, square))
+    return functions.reshape(factor, (count, *(1 for _ in generator.shape[1:])))
+
+
+def scaled_best(generator: Generator, cores: Mapping[str, Array], weight: Array) -> dict[str, Array]:
+    """Return cores with the scale at which their weight comes closest to another."""
+    scale, factor = cores[SCALE], best_factor(generator, generator.weight(cores), weight)
+    return {**cores, SCALE: scale * namespace_of([scale]).reshape(factor, tuple(scale.shape))}
 
 
 def _lbfgs(

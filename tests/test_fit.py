@@ -168,11 +168,6 @@ def test_complex_cores_do_not_start_a_real_fit() -> None:
         adntn.fit(generator, WEIGHT, cores=generator.init(dtype="complex128"))
 
 
-def test_a_negative_number_of_iterations_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"iterations.*-1"):
-        adntn.fit(adntn.TTN((8, 8)), WEIGHT, iterations=-1)
-
-
 SECOND_ORDER = {
     "TTN": adntn.TTN.options(bond=2, activation="tanh"),
     "TTN, shared": adntn.TTN.options(bond=2, activation="tanh", share="level"),
@@ -181,6 +176,33 @@ SECOND_ORDER = {
     "MERA": adntn.MERA.options(bond=2, activation="tanh", layout="split"),
     "TensorTrain": adntn.TensorTrain.options(bond=2, depth=2, activation="sin"),
 }
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("options", SECOND_ORDER.values(), ids=SECOND_ORDER)
+def test_the_scale_is_the_best_one_and_its_start_does_not_matter(options: adntn.Options, dtype: str) -> None:
+    generator = options((12, 10))
+    weight, start = random_weight(generator.shape, dtype), generator.init(0, dtype=dtype)
+    far = {**start, "scale": start["scale"] * -1e3}
+    found, other = (adntn.fit(generator, weight, cores=cores, iterations=3) for cores in (start, far))
+    assert found.history == pytest.approx(other.history, rel=1e-6)
+    made = generator.weight(found.cores).reshape(generator.network.batch or 1, -1)
+    wanted = weight.reshape(made.shape)
+    slopes = np.sum(made.conj() * (made - wanted), 1)  # of the squared error along each scale
+    assert np.all(np.abs(slopes) < 1e-12 * np.sum(np.abs(made * wanted), 1))
+
+
+def test_a_random_start_leaves_the_weight_of_zero_behind() -> None:
+    """Of independent numbers, a fit explains at least as large a share as it has numbers of its own."""
+    generator, weight = adntn.TTN((64, 16, 3, 3), bond=4, activation="tanh"), random_weight((64, 16, 3, 3))
+    found = adntn.fit(generator, weight, iterations=15)
+    assert found.history[0] < 1
+    assert 1 - found.error**2 > generator.parameters / weight.size
+
+
+def test_a_negative_number_of_iterations_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"iterations.*-1"):
+        adntn.fit(adntn.TTN((8, 8)), WEIGHT, iterations=-1)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from adntn import Generator
 from adntn import fit as core_fit
-from adntn.arrays import SHORT_DTYPES, dtype_name
 from adntn.backends import Differentiation, checked_differentiation
+from adntn.fit import best_factor
+from adntn.network import SCALE
 from adntn_torch.differentiate import generate
 
 #: Called after every evaluation with its number (from 1) and the relative error there.
@@ -57,7 +58,7 @@ def fit(
 
     Args:
         generator: its shape is that of `weight`.
-        weight: real or complex; for 16-bit numbers the search runs in float32.
+        weight: real or complex; the search runs in double precision.
         cores: where to start; None starts as `adntn.fit` does, from the hierarchical SVD where there is one.
         seed: of the start where there is none.
         adam: number of steps of Adam, 0 for none.
@@ -75,7 +76,9 @@ def fit(
             raise ValueError(f"{name} must be a number of steps of at least 0, got {count}")
     if not isinstance(weight, Tensor):
         raise TypeError(f"weight must be a torch.Tensor, got {type(weight).__name__}; adntn.fit takes other arrays")
-    target = weight.detach().float() if dtype_name(weight) in SHORT_DTYPES else weight.detach()
+    # next to 1, single precision has no room for the small steps by which an error leaves it
+    has_fractions = weight.is_floating_point() or weight.is_complex()  # else the start refuses it
+    target = weight.detach().to(torch.promote_types(weight.dtype, torch.float64) if has_fractions else weight.dtype)
     search = _Search(
         generator,
         target,
@@ -132,17 +135,22 @@ class _Search:
         return {name: core.detach().clone() for name, core in self.cores.items()}
 
     def evaluate(self) -> Tensor:
-        """Return the squared relative error with its gradient in the cores; remember it."""
+        """Return the squared relative error at the best scale, with its gradient in the cores; remember it.
+
+        What the scale is does not matter, then, and its gradient is zero: see `adntn.fit.best_factor`.
+        """
         for core in self.cores.values():
             core.grad = None
         weight = generate(self.generator, self.cores, self.differentiation)
-        loss: Tensor = (torch.linalg.vector_norm(weight - self.target) / self.norm) ** 2
+        factor = best_factor(self.generator, weight.detach(), self.target)
+        loss: Tensor = (torch.linalg.vector_norm(factor * weight - self.target) / self.norm) ** 2
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
         error = math.sqrt(float(loss.detach()))
         self.history.append(error)
         if error < self.error:
             self.best, self.error = self._copy(), error
+            self.best[SCALE] *= factor.reshape(self.best[SCALE].shape)
         if self.progress is not None:
             self.progress(len(self.history), error)
         return loss
