@@ -4,7 +4,7 @@
 
 writes `imagenet-layers.jsonl`: for each layer, topology and bond what is stored and, unless `--repeats 0` is given, how
 long its weight takes to be generated beside copying one; with weights also `imagenet-fits.jsonl`: how near generators
-come to the trained kernels.
+come to the trained kernels, and to the same numbers in random order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import torch
 
 import adntn
 from adntn.benchmarking.measure import interleaved
-from adntn_torch import fit
 from compress_network import positive, processors
 from features import kernel_shapes, read_convolutions
 from networks import VGG16_BLOCKS
@@ -104,21 +103,27 @@ def timed(generator: adntn.Generator, repeats: int) -> dict[str, Any]:
 
 
 def fitted(weights: Path, steps: int) -> Iterable[dict[str, Any]]:
-    """Yield the relative error with which each kind of generator fits each trained kernel."""
-    kernels = [kernel for kernel, _ in read_convolutions(weights).weights]
+    """Yield the relative error with which each kind of generator fits each trained kernel, and its shuffled numbers.
+
+    What a generator explains of shuffled numbers is what it can explain of anything, by as many numbers as it has.
+    """
+    kernels = [kernel.detach() for kernel, _ in read_convolutions(weights).weights]
+    random = torch.Generator().manual_seed(0)
     layers = [(name, shape) for name, shape in VGG16.items() if len(shape) == 4]
     for (layer, shape), kernel in zip(layers, kernels, strict=True):
+        shuffled = kernel.flatten()[torch.randperm(kernel.numel(), generator=random)].reshape(shape)
         for name, options in FITTED.items():
             generator = options(shape)
             started = time.perf_counter()
-            found = fit(generator, kernel, adam=0, lbfgs=steps)
+            errors = [adntn.fit(generator, one, iterations=steps).error for one in (kernel, shuffled)]
             yield {
                 "layer": layer,
                 "version": name,
                 "stored": generator.parameters,
                 "ratio": generator.ratio,
                 "steps": steps,
-                "relative_error": found.error,
+                "relative_error": errors[0],
+                "shuffled_error": errors[1],
                 "seconds": time.perf_counter() - started,
             }
 
@@ -131,7 +136,7 @@ def main(given: Iterable[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("results", "paper"), help="default: %(default)s")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="VGG-16 of ImageNet: fit its kernels too")
     parser.add_argument("--repeats", type=int, default=5, help="of each time; 0: count only (default: %(default)s)")
-    parser.add_argument("--steps", type=positive, default=30, help="of L-BFGS in each fit (default: %(default)s)")
+    parser.add_argument("--steps", type=positive, default=15, help="of L-BFGS in each fit (default: %(default)s)")
     parser.add_argument("--threads", type=positive, default=processors(), help="default: %(default)s")
     arguments = parser.parse_args(None if given is None else list(given))
     torch.set_num_threads(arguments.threads)

@@ -410,7 +410,7 @@ def test_the_page_that_ships_asks_for_nothing_that_is_not_declared(tmp_path):
     measured = {"layer": "fc", "ratio": 2.0, "shape": [4, 4], "weights": 16, "relative": 1.5, "bond": 2, "threads": 2}
     rows = [{**measured, "network": network} for network in ("VGG-16", "AlexNet")]
     run_experiments.write_results(tmp_path / "imagenet-layers.jsonl", rows)
-    fits = [{"layer": "conv", "version": "TTN", "relative_error": 0.9, "ratio": 3.0, "steps": 1}]
+    fits = [{"layer": "conv", "version": "TTN", "relative_error": 0.9, "shuffled_error": 0.95, "ratio": 3.0, "steps": 1}]
     run_experiments.write_results(tmp_path / "imagenet-fits.jsonl", fits)
     shown = experiment_page.page(tmp_path, experiment_page.TEMPLATE)
     assert "50.0" in shown
