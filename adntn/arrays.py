@@ -6,6 +6,7 @@ bound ahead of a run (not dispatched call by call): it is faster, and compilers 
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import math
@@ -221,8 +222,10 @@ def place(array: Array, backend: str, dtype: str, device: Any = None) -> Array:
     except (ImportError, ModuleNotFoundError) as error:
         if backend in EXTRAS:
             raise ImportError(f'backend {backend!r} is not installed; try: pip install "adntn[{backend}]"') from error
+        meant = difflib.get_close_matches(backend, ("numpy", *EXTRAS), n=1)
         raise ImportError(
-            f"backend {backend!r} is not installed, or is no array library; adntn.backends() lists those known here"
+            f"backend {backend!r} is not installed, or is no array library; "
+            + (f"did you mean {meant[0]!r}?" if meant else "adntn.backends() lists those known here")
         ) from error
     except (AttributeError, TypeError) as error:
         raise ValueError(f"dtype {dtype!r} is unknown to {backend}") from error

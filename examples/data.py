@@ -18,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
 from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
@@ -378,6 +377,8 @@ def _jpeg_split(path: Path) -> tuple[_Split, tuple[str, ...]]:
 
 def _decode(file: bytes, path: Path, row: int) -> Bytes:
     """Return one JPEG's pixels, of shape (3, height, width)."""
+    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415  (digits need none)
+
     try:
         with Image.open(io.BytesIO(file), formats=("JPEG",)) as image:
             width, height = image.size

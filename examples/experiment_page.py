@@ -63,10 +63,35 @@ class Group:
         return sum(int(layer["after"]) for layer in self.results[0]["layers"])
 
     @property
+    def weights(self) -> int:
+        """Weights of the replaced layers."""
+        return sum(int(layer["before"]) for layer in self.results[0]["layers"])
+
+    @property
     def ratio(self) -> float:
         """Weights of the replaced layers for each number stored for them; infinite where none is."""
-        before = sum(int(layer["before"]) for layer in self.results[0]["layers"])
-        return before / self.stored_in_layers if self.stored_in_layers else math.inf
+        return self.weights / self.stored_in_layers if self.stored_in_layers else math.inf
+
+    @property
+    def whole_ratio(self) -> float:
+        """Numbers of the dense network for each that is stored for this one; infinite where none is."""
+        return int(self.results[0]["dense_parameters"]) / self.stored if self.stored else math.inf
+
+    @property
+    def lowest(self) -> float:
+        """Mean test accuracy less its spread, if that is known."""
+        return self.mean("test_accuracy") - (0.0 if len(self.results) == 1 else self.spread("test_accuracy"))
+
+    @property
+    def highest(self) -> float:
+        """Mean test accuracy and its spread, if that is known."""
+        return 2 * self.mean("test_accuracy") - self.lowest
+
+    @property
+    def costs(self) -> tuple[str, str]:
+        """Seconds of an epoch, the least of all seeds, and MiB, the most; empty where they were not measured."""
+        seconds, peaks = min(self.values("seconds_per_epoch")), self.known("peak_memory")
+        return f"{seconds:,.1f}" if seconds else "", f"{max(peaks) / 2**20:,.0f}" if peaks else ""
 
 
 class Experiments:
@@ -127,22 +152,50 @@ class Experiments:
         heads = ["version", "seeds", "stored in the layers", "ratio", "stored in all", "train", "test", "s per epoch"]
         heads += ["MiB"] if memory else []
         rows = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
+        declared = self._experiment(experiment)
         for group in self.groups(experiment):
-            layers = group.results[0]["layers"]
-            seconds, peaks = min(group.values("seconds_per_epoch")), group.known("peak_memory")
+            layers, (seconds, peak) = group.results[0]["layers"], group.costs
+            others = [f"{key} {value:g}" for key, value in declared.version(group.version).recipe.items()]
+            others = [other for other in others if other.split()[1] not in group.version.split()]
+            diverged = ["diverged"] if any(result["diverged"] for result in group.results) else []
+            notes = ", ".join(others + diverged).replace("_", " ")
             cells = [
-                group.version + (" (diverged)" if any(result["diverged"] for result in group.results) else ""),
+                f"{group.version} ({notes})" if notes else group.version,
                 str(len(group.results)),
                 f"{group.stored_in_layers:,}" if layers else "",
                 _ratio(group.ratio) if layers else "",
                 f"{group.stored:,}",
                 _percent(group, "train_accuracy"),
                 _percent(group, "test_accuracy"),
-                f"{seconds:,.1f}" if seconds else "",
+                seconds,
             ]
-            cells += [f"{max(peaks) / 2**20:,.0f}" if peaks else ""] if memory else []
+            rows.append(f"| {' | '.join([*cells, peak] if memory else cells)} |")
+        return "\n".join(rows)
+
+    def beside(self, *settings: tuple[str, str, str]) -> str:
+        """Return rows that show versions beside their dense networks.
+
+        Args:
+            settings: what is generated, in words, an experiment, and the version; those without results are left out.
+        """
+        rows = []
+        for words, experiment, version in settings:
+            if not self.named(experiment, "{}", [version]):
+                continue
+            group, dense = self.group(experiment, version), self.group(experiment, "dense")
+            cells = [words, f"{group.weights:,}", f"{group.stored_in_layers:,}", _ratio(group.ratio)]
+            cells += [_ratio(group.whole_ratio), _percent(dense, "test_accuracy"), _percent(group, "test_accuracy")]
+            cells += [
+                str(len(group.results)),
+                *(" / ".join(both) for both in zip(group.costs, dense.costs, strict=True)),
+            ]
             rows.append(f"| {' | '.join(cells)} |")
         return "\n".join(rows)
+
+    def lead(self, experiment: str, version: str, others: Sequence[str]) -> str:
+        """Return by how many points a version is above the best of others, spreads on both sides taken off."""
+        highest = max(self.group(experiment, name).highest for name in others)
+        return f"{100 * (self.group(experiment, version).lowest - highest):+.1f}"
 
     def test(self, experiment: str, version: str) -> str:
         """Return the test accuracy of a version, with the standard deviation over its seeds."""
@@ -152,6 +205,16 @@ class Experiments:
         """Return by how many points a version's test accuracy is above another's, such as "+1.2" or "-0.3"."""
         first, second = (self.group(experiment, name).mean("test_accuracy") for name in (version, other))
         return f"{100 * (first - second):+.1f}"
+
+    def holds(self, claim: bool, words: str) -> str:
+        """Return words that say what the results show.
+
+        Raises:
+            ValueError: if they do not, or no longer.
+        """
+        if not claim:
+            raise ValueError(f"the results do not say that {words}")
+        return words
 
     def best(self, experiment: str, versions: Sequence[str]) -> str:
         """Return the best test accuracy of some versions, as `test` shows it."""
@@ -207,12 +270,14 @@ class Experiments:
         return "\n".join(lines)
 
     def fit_table(self) -> str:
-        """Return how near generators come to each trained kernel, by `measure_layers.py`: relative error (ratio)."""
+        """Return how near generators come to each trained kernel, and to its numbers shuffled, and their ratio."""
         rows = self.rows("imagenet-fits")
         versions = list(dict.fromkeys(row["version"] for row in rows))
         lines = [f"| layer | {' | '.join(versions)} |", f"|---|{'---:|' * len(versions)}"]
         for layer in dict.fromkeys(row["layer"] for row in rows):
-            cells = [f"{row['relative_error']:.3f} ({row['ratio']:,.0f})" for row in rows if row["layer"] == layer]
+            these = [row for row in rows if row["layer"] == layer]
+            errors = ([f"{row[name]:.3f}" for name in ("relative_error", "shuffled_error")] for row in these)
+            cells = [f"{' / '.join(both)} ({row['ratio']:,.0f})" for both, row in zip(errors, these, strict=True)]
             lines.append(f"| {layer} | {' | '.join(cells)} |")
         return "\n".join(lines)
 
@@ -238,13 +303,17 @@ KINDS = {
     "small dense": "tab:grey",
     "random features": "tab:olive",
     "random projection": "tab:pink",
+    "learned projection": "tab:cyan",
     "dense": "black",
 }
 """What the names of versions begin with, and their colours."""
 
 
 def drawn(groups: Sequence[Group], title: str) -> Figure:
-    """Return a figure of test accuracies against the numbers stored in all; what stores nothing is left out."""
+    """Return a figure of test accuracies against the numbers stored in all; what stores nothing is left out.
+
+    Generators without activations are hollow.
+    """
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     panel = figure.add_subplot(title=title, xlabel="numbers stored for the network", ylabel="test accuracy, %")
     panel.set_xscale("log")
@@ -254,7 +323,11 @@ def drawn(groups: Sequence[Group], title: str) -> Figure:
             errors = [0.0 if math.isnan(error := group.spread("test_accuracy")) else 100 * error for group in these]
             heights = [100 * group.mean("test_accuracy") for group in these]
             across = [group.stored for group in these]
-            panel.errorbar(across, heights, yerr=errors, fmt="o", color=colour, markersize=6, capsize=2, label=kind)
+            panel.errorbar(across, heights, yerr=errors, fmt="none", ecolor=colour, capsize=2)
+            for one, height, group in zip(across, heights, these, strict=True):
+                filled = "full" if "identity" not in group.version else "none"
+                panel.plot(one, height, "o", color=colour, markersize=6, fillstyle=filled)
+            panel.plot([], [], "o", color=colour, markersize=6, label=kind)
     panel.grid(alpha=0.3)
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
@@ -262,13 +335,16 @@ def drawn(groups: Sequence[Group], title: str) -> Figure:
 
 
 def _ratio(value: float) -> str:
-    return "a seed" if math.isinf(value) else f"{value:,.0f}"
+    if math.isinf(value):
+        return "a seed"
+    return f"{value:.1f}" if value < 10 else f"{value:,.0f}"
 
 
 def _percent(group: Group, name: str) -> str:
-    deviation = group.spread(name)
-    value = f"{100 * group.mean(name):.1f}"
-    return f"{value} %" if math.isnan(deviation) else f"{value} ± {100 * deviation:.1f} %"
+    """Return one value, two values, or the mean of more and their standard deviation."""
+    if len(group.results) < 3:
+        return f"{'; '.join(f'{100 * value:.1f}' for value in group.values(name))} %"
+    return f"{100 * group.mean(name):.1f} ± {100 * group.spread(name):.1f} %"
 
 
 def page(folder: Path, template: Path) -> str:

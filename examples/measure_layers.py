@@ -21,7 +21,7 @@ import torch
 
 import adntn
 from adntn.benchmarking.measure import interleaved
-from compress_network import positive, processors
+from arguments import positive, processors
 from features import kernel_shapes, read_convolutions
 from networks import VGG16_BLOCKS
 from run_experiments import write_results

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
@@ -27,7 +28,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from adntn.atomic import whole_file
-from compress_network import positive, processors
+from arguments import positive, processors
 from data import load_data, read_dataset, write_dataset
 from experiment import DATA, Experiment, Version, place, read_experiment
 from experiment_jobs import checkpoint_of, run_job
@@ -264,10 +265,17 @@ def attended(job: Job, data: Path, arguments: argparse.Namespace, stop: Stop) ->
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
-    """Return the result that a job has left, if it has."""
+    """Return the result that a job has left, if it has.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
     if not path.is_file():
         return None
-    made: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        made: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no result of a job, remove it: {error}") from None
     return made
 
 
@@ -341,12 +349,14 @@ def main(given: Sequence[str] | None = None) -> int:
         if arguments.list:
             for job in jobs:
                 console.print(f"{job.experiment.name}: {job.version.name}, seed {job.seed}", markup=False)
+            counts = [f"{name} {count}" for name, count in Counter(job.experiment.name for job in jobs).items()]
+            console.print(f"{len(jobs)} jobs{': ' if counts else ''}{', '.join(counts)}", markup=False)
             return 0
         with stop_on_interrupt() as stop, alone(experiments_of(jobs).values(), arguments):
             return run_all(jobs, arguments, stop, console)
     except (InterruptedRunError, KeyboardInterrupt):
         return INTERRUPTED
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -118,7 +118,7 @@ def test_printed_generators_say_what_they_are(topology: Topology) -> None:
 
 
 BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "a bond of 0": (lambda: adntn.TTN((64, 64), bond=0), ValueError, "bond.*at least 1, got 0 at level 0"),
+    "a bond of 0": (lambda: adntn.TTN((64, 64), bond=0), ValueError, "bond.*at least 1, got 0$"),
     "a bond of 0 in a level": (
         lambda: adntn.TTN((64, 64), leg=1, bond=[2, 0]),
         ValueError,
@@ -157,6 +157,12 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a rank of 0": (lambda: adntn.LowRank((64, 64), rank=0), ValueError, "rank.*at least 1, got 0"),
     "a low rank of a vector": (lambda: adntn.LowRank((64,)), ValueError, "at least 2 dimensions"),
     "an unknown option": (lambda: adntn.TTN.options(bonds=2), TypeError, "TTN.*'bonds'.*its options are bond, arity"),
+    "an unknown option, with a shape": (lambda: adntn.TTN((8, 8), bonds=2), TypeError, "its options are bond, arity"),
+    "a library by another name": (
+        lambda: adntn.TTN((8, 8)).init(backend="pytorch"),
+        ImportError,
+        "did you mean 'torch'",
+    ),
 }
 
 

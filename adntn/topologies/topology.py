@@ -32,9 +32,12 @@ class Topology(Generic[P]):
         self.__name__ = self.__qualname__ = name
 
     def __call__(self, shape: Shape, *args: P.args, **kwargs: P.kwargs) -> Generator:
-        """Return the generator of a weight of that shape."""
-        plain: Callable[..., Network] = self.build
-        return Generator(plain(shape, *map(_frozen, args), **{name: _frozen(value) for name, value in kwargs.items()}))
+        """Return the generator of a weight of that shape.
+
+        Raises:
+            TypeError: if an option is unknown.
+        """
+        return self.options(*args, **kwargs)(shape)
 
     def options(self, *args: P.args, **kwargs: P.kwargs) -> Options:
         """Return the options without a shape: a value to keep, compare, print, pickle, and call with a shape.
@@ -66,7 +69,8 @@ class Options:
 
     def __call__(self, shape: Shape) -> Generator:
         """Return the generator of a weight of that shape."""
-        return self.topology(shape, **dict(self.arguments))
+        plain: Callable[..., Network] = self.topology.build
+        return Generator(plain(shape, **dict(self.arguments)))
 
     def __str__(self) -> str:
         return f"{self.topology.name}({', '.join(f'{name}={_shown(value)}' for name, value in self.arguments)})"
@@ -109,12 +113,13 @@ def bonds_per_level(bond: int | Sequence[int], count: int, what: str = "bond") -
     """Return the bond dimension of each level, checked.
 
     Raises:
-        ValueError: naming the level of a bond below 1.
+        ValueError: if one is below 1; where each level has its own, naming the level.
     """
     bonds = per_level(bond, count, what)
     for level, size in enumerate(bonds):
         if isinstance(size, bool) or not hasattr(size, "__index__") or size < 1:
-            raise ValueError(f"{what} must be an integer of at least 1, got {size!r} at level {level}")
+            place = "" if size is bond else f" at level {level}"
+            raise ValueError(f"{what} must be an integer of at least 1, got {size!r}{place}")
     return tuple(size.__index__() for size in bonds)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -290,9 +291,9 @@ def test_every_job_has_a_result_and_the_same_command_runs_nothing_twice(ran, cap
     monkeypatch.setattr(run_experiments, "keep_freed_memory", lambda: None)
     given = [str(ran / "look.toml"), "--out", str(ran / "out"), "--work", str(ran / "work"), "--list"]
     assert run_experiments.main(given) == 0
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == "0 jobs\n"
     assert run_experiments.main([*given, "--again", "--versions", "T*", "--seeds", "1"]) == 0
-    assert capsys.readouterr().out.splitlines() == ["look: TTN, seed 1"]
+    assert capsys.readouterr().out.splitlines() == ["look: TTN, seed 1", "1 jobs: look 1"]
 
 
 def test_what_chooses_nothing_is_said(ran, capsys):
@@ -372,8 +373,7 @@ def test_a_page_is_made_of_results(ran, tmp_path, capsys):
     page = (ran / "out.md").read_text("utf-8")
     results = [json.loads(line) for line in (ran / "out" / "look.jsonl").read_text("utf-8").splitlines()]
     accuracies = [100 * result["test_accuracy"] for result in results if result["version"] == "TTN"]
-    mean, half = sum(accuracies) / 2, abs(accuracies[0] - accuracies[1]) / 2**0.5
-    assert f"{mean:.1f} ± {half:.1f} %" in page
+    assert f"{accuracies[0]:.1f}; {accuracies[1]:.1f} %" in page
     assert "1 epochs in batches of 20" in page
     assert "![A look](out/look.png)" in page
     assert (ran / "out" / "look.png").stat().st_size > 10_000
@@ -382,41 +382,55 @@ def test_a_page_is_made_of_results(ran, tmp_path, capsys):
     assert "there is no result of 'nothing'" in capsys.readouterr().err
 
 
-def test_the_page_that_ships_asks_for_nothing_that_is_not_declared(tmp_path):
-    for file in DECLARED:
-        experiment = read_experiment(file)
-        layer = {"name": "classifier.3", "shape": [4, 4], "topology": "TTN", "before": 16, "after": 4, "ratio": 4.0}
-        stub = {
-            "train_accuracy": 0.75,
-            "test_accuracy": 0.5,
-            "layers": [layer],
-            "stored": 4,
-            "diverged": False,
-            "seconds_per_epoch": 1.5,
-            "peak_memory": None,
-            "dataset": "stub",
-            "images": 10,
-            "test_images": 10,
-            "threads": 1,
-            "versions": {"torch": "2"},
-        }
-        run_experiments.write_results(
-            tmp_path / f"{experiment.name}.jsonl",
-            [
-                {**stub, "version": version.name, "seed": seed, "declaration": experiment.declaration(version)}
-                for version, seed in experiment.jobs()
-            ],
-        )
-    measured = {"layer": "fc", "ratio": 2.0, "shape": [4, 4], "weights": 16, "relative": 1.5, "bond": 2, "threads": 2}
-    rows = [{**measured, "network": network} for network in ("VGG-16", "AlexNet")]
-    run_experiments.write_results(tmp_path / "imagenet-layers.jsonl", rows)
-    fits = [{"layer": "conv", "version": "TTN", "relative_error": 0.9, "shuffled_error": 0.95, "ratio": 3.0, "steps": 1}]
+def test_the_page_that_ships_is_what_its_results_make(tmp_path):
+    shutil.copytree(ROOT / "docs" / "results" / "paper", tmp_path / "paper")
+    made = experiment_page.page(tmp_path / "paper", experiment_page.TEMPLATE)
+    assert made == (ROOT / "docs" / "results" / "paper.md").read_text("utf-8")
+
+
+def test_layers_and_kernels_are_shown_as_they_were_measured(tmp_path):
+    row = {"layer": "fc", "ratio": 2.0, "shape": [4, 4], "weights": 16, "relative": 1.5, "bond": 2, "threads": 2}
+    run_experiments.write_results(tmp_path / "imagenet-layers.jsonl", [{**row, "network": "AlexNet"}])
+    fits = [
+        {"layer": "conv", "version": "TTN", "relative_error": 0.9, "shuffled_error": 0.95, "ratio": 3.0, "steps": 1}
+    ]
     run_experiments.write_results(tmp_path / "imagenet-fits.jsonl", fits)
-    shown = experiment_page.page(tmp_path, experiment_page.TEMPLATE)
-    assert "50.0" in shown
-    assert "{{" not in shown
-    assert "| fc, 4 x 4 | 16 | 2 | 1.5 to 1.5 (2 threads) |" in shown
-    assert "| conv | 0.900 (3) |" in shown
+    results = experiment_page.Experiments(tmp_path, tmp_path)
+    assert "| fc, 4 x 4 | 16 | 2 | 1.5 to 1.5 (2 threads) |" in results.layer_table("AlexNet")
+    assert "| conv | 0.900 / 0.950 (3) |" in results.fit_table()
+
+
+LEADS = {
+    "alone": ([0.7], [0.5], "+20.0"),
+    "by less than the spreads": ([0.5, 0.6, 0.7], [0.4, 0.5, 0.6], "-10.0"),
+    "by more than the spreads": ([0.8, 0.8, 0.8], [0.4, 0.5, 0.6], "+20.0"),
+    "behind": ([0.5, 0.5], [0.8], "-30.0"),
+}
+
+
+@pytest.mark.parametrize(("ours", "theirs", "expected"), LEADS.values(), ids=LEADS)
+def test_a_lead_is_what_is_left_when_spreads_are_taken_off(tmp_path, ours, theirs, expected):
+    experiment = read_experiment(declared(tmp_path, text({"ours": 'generate = { "*" = "TTN" }', "theirs": ""})))
+    rows = [
+        {
+            "version": name,
+            "seed": seed,
+            "test_accuracy": accuracy,
+            "declaration": experiment.declaration(experiment.version(name)),
+        }
+        for name, accuracies in (("ours", ours), ("theirs", theirs))
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    run_experiments.write_results(tmp_path / "look.jsonl", rows)
+    results = experiment_page.Experiments(tmp_path, tmp_path)
+    assert results.lead("look", "ours", ["theirs"]) == expected
+
+
+def test_a_page_says_nothing_that_its_results_do_not(tmp_path):
+    results = experiment_page.Experiments(tmp_path, tmp_path)
+    assert results.holds(True, "it is better") == "it is better"
+    with pytest.raises(ValueError, match="the results do not say that it is better"):
+        results.holds(False, "it is better")
 
 
 BAD = {
