@@ -53,12 +53,12 @@ VGG16: dict[str, Shape] = {
 TOPOLOGIES: dict[str, adntn.Topology[Any]] = {"TTN": adntn.TTN, "aTTN": adntn.AugmentedTTN, "MERA": adntn.MERA}
 BONDS = (2, 4, 8)
 FITTED = {
-    "TTN, bond 4": adntn.TTN.options(bond=4),
+    "TTN, bond 4": adntn.TTN.options(bond=4, activation="identity"),
     "TTN, bond 4, tanh": adntn.TTN.options(bond=4, activation="tanh"),
-    "MERA, bond 4": adntn.MERA.options(bond=4),
+    "MERA, bond 4": adntn.MERA.options(bond=4, activation="identity"),
     "MERA, bond 4, tanh": adntn.MERA.options(bond=4, activation="tanh"),
     "tensor train, bond 4": adntn.TensorTrain.options(bond=4),
-    "TTN, bond 16": adntn.TTN.options(bond=16),
+    "TTN, bond 16": adntn.TTN.options(bond=16, activation="identity"),
     "low rank, rank 8": adntn.LowRank.options(rank=8),
 }
 
