@@ -228,8 +228,23 @@ def _made(kind: type[Made], entry: Mapping[str, Any], what: str) -> Made:
     known = {one.name for one in fields(kind)}
     if unknown := [key for key in entry if key not in known]:
         raise ValueError(f"{what}: unknown {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    for one in fields(kind):
+        if one.name in entry and not _is_alike(entry[one.name], one.default):
+            raise ValueError(f"{what}: {one.name} must be like {one.default!r}, got {entry[one.name]!r}")
     given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
     return kind(**given)
+
+
+def _is_alike(value: Any, default: Any) -> bool:
+    """Return whether a value is of the kind of a default; any value is where there is none, or None."""
+    if isinstance(default, bool):
+        return isinstance(value, bool | list)  # all, or those of a list
+    if isinstance(default, int | float):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return whole or (isinstance(default, float) and isinstance(value, float))
+    if isinstance(default, tuple):
+        return isinstance(value, list | tuple)
+    return not isinstance(default, str) or isinstance(value, str)
 
 
 def _check(experiment: Experiment) -> None:
@@ -269,10 +284,14 @@ def _check_others(experiment: Experiment, version: Version) -> None:
 
 def _check_options(experiment: Experiment, version: Version) -> None:
     """Raise what is wrong within a version."""
-    _ = version.rules  # raises what is wrong with them
-    experiment.recipe_for(version, 0)
+    _ = version.rules  # raises what is wrong
+    _made(Recipe, version.recipe, f"version {version.name!r}, recipe")
     if version.frozen is True and not version.generate:
         raise ValueError(f"version {version.name!r}: frozen = true needs generate, or name the layers to freeze")
+    if version.seeds == ():
+        raise ValueError(
+            f"version {version.name!r}: seeds must not be empty; leave it away for those of the experiment"
+        )
     if unknown := [size for size in version.narrow if size not in SIZES]:
         raise ValueError(f"version {version.name!r}: narrow knows {', '.join(SIZES)}, got {unknown[0]!r}")
     if bool(version.as_large_as) != bool(version.narrow):

@@ -440,6 +440,13 @@ BAD = {
     "unknown network": (text({"dense": ""}, HEAD.replace("classifier", "lenet")), "name must be one of alexnet"),
     "unknown topology": (text({"a": 'generate = { "*" = "Tree" }'}), "version 'a', generate: wants PATTERN=TOPOLOGY"),
     "unknown recipe": (text({"a": "recipe = { speed = 1 }"}), "speed"),
+    "letters of a layer": (text({"a": 'frozen = "features"'}), "frozen must be like False, got 'features'"),
+    "a number in quotes": (text({"a": 'copies = "2"'}), "version: copies must be like 1, got '2'"),
+    "a recipe in quotes": (
+        text({"a": 'recipe = { epochs = "5" }'}),
+        "version 'a', recipe: epochs must be like 6, got '5'",
+    ),
+    "no seeds": (text({"a": "seeds = []"}), "version 'a': seeds is empty"),
     "held out too many": (
         text({"dense": ""}, HEAD.replace("images = 100\n", "images = 100\nheld_out = 100\n", 1)),
         "held_out must not be negative, and less than images (100), got 100",
