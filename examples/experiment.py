@@ -135,6 +135,8 @@ class Experiment:
         """Return all that decides the numbers of a version, but for the seed, as JSON keeps it."""
         recipe = asdict(replace(self.recipe, **version.recipe))
         recipe.pop("seed")
+        if not recipe["core_rates"]:
+            recipe.pop("core_rates")
         options = {one.name: getattr(version, one.name) for one in fields(Version) if one.name not in LEFT_OUT}
         given = {name: plain(value) for name, value in options.items() if value != DEFAULTS[name]}
         return {

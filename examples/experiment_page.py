@@ -201,9 +201,9 @@ class Experiments:
         """Return the test accuracy of a version, with the standard deviation over its seeds."""
         return _percent(self.group(experiment, version), "test_accuracy")
 
-    def above(self, experiment: str, version: str, other: str) -> str:
-        """Return by how many points a version's test accuracy is above another's, such as "+1.2" or "-0.3"."""
-        first, second = (self.group(experiment, name).mean("test_accuracy") for name in (version, other))
+    def above(self, experiment: str, version: str, other: str, name: str = "test_accuracy") -> str:
+        """Return by how many points a version's accuracy is above another's, such as "+1.2" or "-0.3"."""
+        first, second = (self.group(experiment, one).mean(name) for one in (version, other))
         return f"{100 * (first - second):+.1f}"
 
     def holds(self, claim: bool, words: str) -> str:

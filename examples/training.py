@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import FrameType
 
@@ -42,6 +43,8 @@ class Recipe:
     """Peak learning rate of ordinary parameters."""
     core_rate: float = 3e-3
     """Peak learning rate of the cores of generated weights."""
+    core_rates: Mapping[str, float] = field(default_factory=dict)
+    """Peak learning rates of the cores in layers whose names match patterns, the first that does, in place of that."""
     weight_decay: float = 1e-2
     """Decay of ordinary weights; biases, normalisations and cores are left alone."""
     warmup: float = 0.15
@@ -232,8 +235,21 @@ def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
         cores={"peak": recipe.core_rate},
         others={"peak": recipe.rate, "weight_decay": recipe.weight_decay},
     )
+    rates = {id(core): _core_rate(name, recipe) for name, core in network.named_parameters()}
+    for cores in [group for group in groups if group["name"] == "cores"]:
+        groups.remove(cores)
+        for rate in dict.fromkeys(rates[id(core)] for core in cores["params"]):
+            these = [core for core in cores["params"] if rates[id(core)] == rate]
+            groups.append({**cores, "params": these, "peak": rate})
     # The fused step goes over millions of dense weights once instead of ten times.
     return torch.optim.AdamW(groups, fused=True)
+
+
+def _core_rate(name: str, recipe: Recipe) -> float:
+    """Return the peak rate of the core of this name, such as "classifier.0.cores.top"."""
+    layer = name.partition(".cores.")[0]
+    rates = (rate for pattern, rate in recipe.core_rates.items() if fnmatchcase(layer, pattern))
+    return next(rates, recipe.core_rate)
 
 
 @dataclass

@@ -232,10 +232,11 @@ def test_images_fewer_than_a_batch_are_one_step(dataset, tmp_path):
     assert len(run(network(), few, tmp_path / "checkpoint.pt").losses) == 3
 
 
+@pytest.mark.parametrize("core_rates", [{}, {"5*": 0.02, "*": 0.3}], ids=["one rate", "rates of layers"])
 @pytest.mark.parametrize("clip", [1e9, 0.05])
-def test_training_is_adamw_with_a_warm_up_a_cosine_and_rates_of_its_own_for_cores(dataset, tmp_path, clip):
+def test_training_is_adamw_with_a_warm_up_a_cosine_and_rates_of_its_own_for_cores(dataset, tmp_path, clip, core_rates):
     """A whole run again, with the update rule written out."""
-    recipe = replace(RECIPE, clip=clip, warmup=0.3, weight_decay=0.1)
+    recipe = replace(RECIPE, clip=clip, warmup=0.3, weight_decay=0.1, core_rates=core_rates)
     plain = replace(
         dataset, shift=0, mirror=False, train_images=dataset.train_images[:8], train_labels=torch.arange(8) % 3
     )
@@ -264,7 +265,7 @@ def test_training_is_adamw_with_a_warm_up_a_cosine_and_rates_of_its_own_for_core
         with torch.no_grad():
             for name, value in named.items():
                 is_core = ".cores." in f".{name}"
-                rate = factor * (recipe.core_rate if is_core else recipe.rate)
+                rate = factor * (core_rates.get("5*", recipe.core_rate) if is_core else recipe.rate)
                 decay = recipe.weight_decay if value.ndim > 1 and not is_core else 0.0
                 gradient = gradients[name] * min(1.0, clip / (norm + 1e-6))
                 first[name] = 0.9 * first[name] + 0.1 * gradient
