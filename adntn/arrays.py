@@ -224,8 +224,8 @@ def place(array: Array, backend: str, dtype: str, device: Any = None) -> Array:
             raise ImportError(f'backend {backend!r} is not installed; try: pip install "adntn[{backend}]"') from error
         meant = difflib.get_close_matches(backend, ("numpy", *EXTRAS), n=1)
         raise ImportError(
-            f"backend {backend!r} is not installed, or is no array library; "
-            + (f"did you mean {meant[0]!r}?" if meant else "adntn.backends() lists those known here")
+            f"backend {backend!r} is not installed, or is no array library"
+            f"{f' (did you mean {meant[0]!r}?)' if meant else ''}; adntn.backends() lists those known here"
         ) from error
     except (AttributeError, TypeError) as error:
         raise ValueError(f"dtype {dtype!r} is unknown to {backend}") from error

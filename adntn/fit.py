@@ -185,7 +185,9 @@ def best_factor(generator: Generator, generated: Array, weight: Array) -> Array:
 def scaled_best(generator: Generator, cores: Mapping[str, Array], weight: Array) -> dict[str, Array]:
     """Return cores with the scale at which their weight comes closest to another."""
     scale, factor = cores[SCALE], best_factor(generator, generator.weight(cores), weight)
-    return {**cores, SCALE: scale * namespace_of([scale]).reshape(factor, tuple(scale.shape))}
+    reshape = namespace_of([scale]).reshape
+    # a product of arrays without axes is no array in NumPy
+    return {**cores, SCALE: reshape(reshape(scale, (-1,)) * reshape(factor, (-1,)), tuple(scale.shape))}
 
 
 def _lbfgs(

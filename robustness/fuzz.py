@@ -224,11 +224,12 @@ def _traced(lines: set[tuple[str, int]]) -> Iterator[None]:
 
         return line
 
+    before = sys.gettrace()  # that of a debugger, or of who measures coverage
     sys.settrace(trace)
     try:
         yield
     finally:
-        sys.settrace(None)
+        sys.settrace(before)
 
 
 @contextmanager

@@ -79,7 +79,8 @@ def packages(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def check_coverage(arguments: argparse.Namespace) -> None:
     """Write what share of each package's lines and branches the tests run."""
     report = json.loads(arguments.report.read_text(encoding="utf-8"))
-    write("coverage", "Lines and branches that the tests run", "tox run -e coverage", list(packages(report)))
+    command = f"tox run -e coverage -- --every {arguments.every}"
+    write("coverage", "Lines and branches that the tests run", command, list(packages(report)))
 
 
 def mutants(text: str) -> list[dict[str, Any]]:
@@ -134,7 +135,7 @@ def main() -> None:
         command.set_defaults(check=check)
         if name == "mutation":
             command.add_argument("--command", default="tox run -e mutation", help="what was run (default: %(default)s)")
-        if name == "versions":
+        else:
             command.add_argument("--every", type=int, default=7, help="the rows that were run (default: %(default)s)")
     command = commands.add_parser("supply", help=check_supply.__doc__)
     command.add_argument("bill", type=Path, help="of cyclonedx-py")
