@@ -13,7 +13,7 @@ import argparse
 import math
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import jinja2
 from matplotlib.figure import Figure
 
 from adntn.atomic import whole_file
-from experiment import Experiment, read_experiment
+from experiment import Experiment, Version, read_experiment
 from experiment_jobs import MEASURED_IMAGES
 from run_experiments import finished
 
@@ -155,12 +155,10 @@ class Experiments:
         declared = self._experiment(experiment)
         for group in self.groups(experiment):
             layers, (seconds, peak) = group.results[0]["layers"], group.costs
-            others = [f"{key} {value:g}" for key, value in declared.version(group.version).recipe.items()]
-            others = [other for other in others if other.split()[1] not in group.version.split()]
-            diverged = ["diverged"] if any(result["diverged"] for result in group.results) else []
-            notes = ", ".join(others + diverged).replace("_", " ")
+            notes = _not_named(declared.version(group.version))
+            notes += ["diverged"] if any(result["diverged"] for result in group.results) else []
             cells = [
-                f"{group.version} ({notes})" if notes else group.version,
+                f"{group.version} ({', '.join(notes)})" if notes else group.version,
                 str(len(group.results)),
                 f"{group.stored_in_layers:,}" if layers else "",
                 _ratio(group.ratio) if layers else "",
@@ -172,11 +170,12 @@ class Experiments:
             rows.append(f"| {' | '.join([*cells, peak] if memory else cells)} |")
         return "\n".join(rows)
 
-    def beside(self, *settings: tuple[str, str, str]) -> str:
+    def beside(self, *settings: tuple[str, str, str], costs: bool = False) -> str:
         """Return rows that show versions beside their dense networks.
 
         Args:
             settings: what is generated, in words, an experiment, and the version; those without results are left out.
+            costs: whether seconds of an epoch and MiB stand at the end.
         """
         rows = []
         for words, experiment, version in settings:
@@ -185,10 +184,8 @@ class Experiments:
             group, dense = self.group(experiment, version), self.group(experiment, "dense")
             cells = [words, f"{group.weights:,}", f"{group.stored_in_layers:,}", _ratio(group.ratio)]
             cells += [_ratio(group.whole_ratio), _percent(dense, "test_accuracy"), _percent(group, "test_accuracy")]
-            cells += [
-                str(len(group.results)),
-                *(" / ".join(both) for both in zip(group.costs, dense.costs, strict=True)),
-            ]
+            cells.append(str(len(group.results)))
+            cells += [" / ".join(both) for both in zip(group.costs, dense.costs, strict=True)] if costs else []
             rows.append(f"| {' | '.join(cells)} |")
         return "\n".join(rows)
 
@@ -205,6 +202,13 @@ class Experiments:
         """Return by how many points a version's accuracy is above another's, such as "+1.2" or "-0.3"."""
         first, second = (self.group(experiment, one).mean(name) for one in (version, other))
         return f"{100 * (first - second):+.1f}"
+
+    def within(self, experiment: str, versions: Sequence[str], points: float) -> Group | None:
+        """Return the version of the largest whole ratio that is less than so many points below the dense network."""
+        least = self.group(experiment, "dense").mean("test_accuracy") - points / 100
+        near = [group for group in self.groups(experiment) if group.version in versions]
+        near = [group for group in near if group.mean("test_accuracy") >= least]
+        return max(near, key=lambda group: group.whole_ratio, default=None)
 
     def holds(self, claim: bool, words: str) -> str:
         """Return words that say what the results show.
@@ -332,6 +336,17 @@ def drawn(groups: Sequence[Group], title: str) -> Figure:
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return figure
+
+
+def _not_named(version: Version) -> list[str]:
+    """Return what differs in a version's recipe and is not in its name, in words."""
+    numbers = version.name.replace(",", " ").split()
+    flat = [
+        one
+        for key, value in version.recipe.items()
+        for one in (value.items() if isinstance(value, Mapping) else [(key.replace("_", " "), value)])
+    ]
+    return [f"{key} {value:g}" for key, value in flat if f"{value:g}" not in numbers]
 
 
 def _ratio(value: float) -> str:
