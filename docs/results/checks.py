@@ -79,8 +79,7 @@ def packages(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def check_coverage(arguments: argparse.Namespace) -> None:
     """Write what share of each package's lines and branches the tests run."""
     report = json.loads(arguments.report.read_text(encoding="utf-8"))
-    command = f"tox run -e coverage -- --every {arguments.every}"
-    write("coverage", "Lines and branches that the tests run", command, list(packages(report)))
+    write("coverage", "Lines and branches that the tests run", arguments.command, list(packages(report)))
 
 
 def mutants(text: str) -> list[dict[str, Any]]:
@@ -133,10 +132,10 @@ def main() -> None:
         command = commands.add_parser(name, help=check.__doc__)
         command.add_argument("report", type=Path)
         command.set_defaults(check=check)
-        if name == "mutation":
-            command.add_argument("--command", default="tox run -e mutation", help="what was run (default: %(default)s)")
-        else:
+        if name == "versions":
             command.add_argument("--every", type=int, default=7, help="the rows that were run (default: %(default)s)")
+        else:
+            command.add_argument("--command", default=f"tox run -e {name}", help="what was run (default: %(default)s)")
     command = commands.add_parser("supply", help=check_supply.__doc__)
     command.add_argument("bill", type=Path, help="of cyclonedx-py")
     command.add_argument("audit", type=Path, nargs="?", help="of pip-audit; without it nothing is said of it")
