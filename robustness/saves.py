@@ -122,29 +122,28 @@ def _until_killed(folder: Path, first: int, life: float, save: Save) -> int:
     process.start()
     says.close()
     with hears:
-        lives = hears.poll(PATIENCE)
-        took = hears.recv() if lives else 0.0
-        time.sleep(life * took)
+        said: list[float] = []
+        with suppress(EOFError):  # of a process that is there no more
+            if hears.poll(PATIENCE):
+                said.append(hears.recv())
+                time.sleep(life * said[0])
         process.kill()
         process.join()
-        if not lives or process.exitcode != -signal.SIGKILL:
+        if not said or process.exitcode != -signal.SIGKILL:
             raise LostError("the process that saves has failed, or saved nothing")
-        last = first
         with suppress(EOFError):
             while True:
-                last = hears.recv()
-    return last
+                said.append(hears.recv())
+    return first + len(said) - 1
 
 
 def _save_for_ever(folder: Path, first: int, save: Save, says: Connection) -> None:
-    """Save one step after the other; say how long the first has taken, and then which is done."""
+    """Save one step after the other; say of each how many seconds it has taken."""
     torch.set_num_threads(1)
-    start = time.monotonic()
-    save(folder, first)
-    says.send(time.monotonic() - start)
-    for step in itertools.count(first + 1):
+    for step in itertools.count(first):
+        start = time.monotonic()
         save(folder, step)
-        says.send(step)
+        says.send(time.monotonic() - start)
 
 
 def _fill(tensors: Iterable[torch.Tensor], value: int) -> None:

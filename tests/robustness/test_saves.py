@@ -36,6 +36,15 @@ def save_bit_by_bit(folder: Path, step: int) -> None:
             time.sleep(1e-3)
 
 
+def fail(folder: Path, step: int) -> None:
+    raise OSError("the disk is full")
+
+
+def test_a_process_that_fails_is_not_taken_for_one_that_was_killed(tmp_path: Path) -> None:
+    with pytest.raises(LostError, match="has failed, or saved nothing"):
+        interrupted(tmp_path, 1, save=fail)
+
+
 def test_a_save_that_is_not_whole_at_once_is_noticed(tmp_path: Path) -> None:
     save_bit_by_bit(tmp_path, 3)
     assert saved(tmp_path)["weights"] == 3
