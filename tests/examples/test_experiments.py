@@ -446,7 +446,7 @@ BAD = {
         text({"a": 'recipe = { epochs = "5" }'}),
         "version 'a', recipe: epochs must be like 6, got '5'",
     ),
-    "no seeds": (text({"a": "seeds = []"}), "version 'a': seeds is empty"),
+    "no seeds": (text({"a": "seeds = []"}), "version 'a': seeds must not be empty"),
     "held out too many": (
         text({"dense": ""}, HEAD.replace("images = 100\n", "images = 100\nheld_out = 100\n", 1)),
         "held_out must not be negative, and less than images (100), got 100",
