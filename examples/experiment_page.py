@@ -78,14 +78,9 @@ class Group:
         return int(self.results[0]["dense_parameters"]) / self.stored if self.stored else math.inf
 
     @property
-    def lowest(self) -> float:
-        """Mean test accuracy less its spread, if that is known."""
-        return self.mean("test_accuracy") - (0.0 if len(self.results) == 1 else self.spread("test_accuracy"))
-
-    @property
-    def highest(self) -> float:
-        """Mean test accuracy and its spread, if that is known."""
-        return 2 * self.mean("test_accuracy") - self.lowest
+    def margin(self) -> float:
+        """Spread of the test accuracy; 0 where it is not known."""
+        return self.spread("test_accuracy") if len(self.results) > 1 else 0.0
 
     @property
     def costs(self) -> tuple[str, str]:
@@ -191,8 +186,9 @@ class Experiments:
 
     def lead(self, experiment: str, version: str, others: Sequence[str]) -> str:
         """Return by how many points a version is above the best of others, spreads on both sides taken off."""
-        highest = max(self.group(experiment, name).highest for name in others)
-        return f"{100 * (self.group(experiment, version).lowest - highest):+.1f}"
+        group, rivals = self.group(experiment, version), [self.group(experiment, name) for name in others]
+        highest = max(rival.mean("test_accuracy") + rival.margin for rival in rivals)
+        return f"{100 * (group.mean('test_accuracy') - group.margin - highest):+.1f}"
 
     def test(self, experiment: str, version: str) -> str:
         """Return the test accuracy of a version, with the standard deviation over its seeds."""
@@ -279,9 +275,11 @@ class Experiments:
         versions = list(dict.fromkeys(row["version"] for row in rows))
         lines = [f"| layer | {' | '.join(versions)} |", f"|---|{'---:|' * len(versions)}"]
         for layer in dict.fromkeys(row["layer"] for row in rows):
-            these = [row for row in rows if row["layer"] == layer]
-            errors = ([f"{row[name]:.3f}" for name in ("relative_error", "shuffled_error")] for row in these)
-            cells = [f"{' / '.join(both)} ({row['ratio']:,.0f})" for both, row in zip(errors, these, strict=True)]
+            cells = [
+                f"{row['relative_error']:.3f} / {row['shuffled_error']:.3f} ({row['ratio']:,.0f})"
+                for row in rows
+                if row["layer"] == layer
+            ]
             lines.append(f"| {layer} | {' | '.join(cells)} |")
         return "\n".join(lines)
 
@@ -324,7 +322,7 @@ def drawn(groups: Sequence[Group], title: str) -> Figure:
     for kind, colour in KINDS.items():
         these = [group for group in groups if group.version.startswith(kind) and group.stored]
         if these:
-            errors = [0.0 if math.isnan(error := group.spread("test_accuracy")) else 100 * error for group in these]
+            errors = [100 * group.margin for group in these]
             heights = [100 * group.mean("test_accuracy") for group in these]
             across = [group.stored for group in these]
             panel.errorbar(across, heights, yerr=errors, fmt="none", ecolor=colour, capsize=2)
