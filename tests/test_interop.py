@@ -10,12 +10,13 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+import autoray
 import numpy as np
 import pytest
 from helpers import relative_error
 
 import adntn
-from adntn import interop
+from adntn import arrays, interop
 from adntn.arrays import namespace_of
 from adntn.interop import ExportedBlock
 from adntn.interop.blocks import named_levels
@@ -168,6 +169,16 @@ def test_a_generator_is_its_blocks_with_activations_between(generator: adntn.Gen
 
 
 @needs_quimb
+@pytest.mark.parametrize("library", ["numpy", "array_api_strict"])
+def test_what_quimb_registers_for_every_library_is_no_function_of_one(library: str) -> None:
+    """quimb's `fuse` merges legs of an array; CuPy's makes one kernel of many."""
+    pytest.importorskip(library)
+    import_module("quimb.tensor")
+    assert autoray.get_lib_fn(library, "fuse") is not None
+    assert arrays._bind(library, is_complex=False).fuse is None
+
+
+@needs_quimb
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 @pytest.mark.parametrize("generator", BATCHED.values(), ids=BATCHED)
 def test_quimb_contracts_a_batch_as_one_more_index(generator: adntn.Generator, dtype: str) -> None:
@@ -316,7 +327,8 @@ def quimb_ring(**options: Any) -> Any:
 
 
 def quimb_tree(**options: Any) -> Any:
-    return import_module("quimb.tensor").TN_rand_tree(9, 3, phys_dim=2, seed=0, **options)
+    edges = [(0, 1), (0, 2), (1, 3), (1, 4), (2, 5), (2, 6), (5, 7), (5, 8)]
+    return import_module("quimb.tensor").TN_from_edges_rand(edges, 3, phys_dim=2, seed=0, **options)
 
 
 QUIMB_NETWORKS = [quimb_mera, quimb_invariant_mera, quimb_mps, quimb_ring, quimb_tree]

@@ -7,8 +7,8 @@ CuPy computes on its current device and stream and takes memory from its pool, a
     with device, stream:
         weight, pullback = generator.vjp(cores)
 
-Activations, forward and derivative, run as one kernel each (`cupy.fuse`, which the core asks autoray for). Nothing is
-copied to the host: `adntn.Adam` trains cores where they are, `adntn.fit` brings only the cores to SciPy.
+Activations, forward and derivative, run as one kernel each (`cupy.fuse`, which the core looks for in each library).
+Nothing is copied to the host: `adntn.Adam` trains cores where they are, `adntn.fit` brings only the cores to SciPy.
 """
 
 from adntn_cupy.backend import BACKEND
