@@ -65,7 +65,8 @@ class Report:
         ]
         if self.choice is not None:
             rows.append(("schedule", f"{self.choice.taken.schedule}, {self.choice.reason}"))
-            rows += [("  would take", str(forecast)) for forecast in self.choice.forecasts]
+            rows += [("  would take", line) for line in self.choice.lines]
+            rows.append(("  a dense layer", str(self.choice.dense)))
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 

@@ -98,7 +98,12 @@ def test_the_report_of_a_layer_says_which_schedule_is_taken_and_why(training: bo
     assert str(report).startswith(str(plain))
     more = str(report).splitlines()[len(str(plain).splitlines()) :]
     assert f"{report.choice.taken.schedule}, the fastest predicted within the limit of 4,194,304 bytes" in more[0]
-    assert len(more) == 1 + len(report.choice.forecasts)
+    assert len(more) == 1 + len(report.choice.forecasts) + 1
+    products, copies = (3, 2) if training else (1, 1)  # of W, dW and dx; W and dW
+    seconds = products * DEFAULT.seconds(2 * 64 * 1024**2, 4 * (1024**2 + 2 * 64 * 1024))
+    assert report.choice.dense.seconds == pytest.approx(seconds, rel=0.1)
+    assert report.choice.dense.bytes == copies * 4 * 1024**2
+    assert more[-1] == f"  a dense layer              {report.choice.dense}"
     with pytest.raises(ValueError, match="rows must be a positive integer, or None, got 0"):
         LARGE.report(rows=0)
 
@@ -178,8 +183,18 @@ def test_a_choice_says_what_was_taken_why_and_what_others_would_cost() -> None:
     assert isinstance(made, Choice)
     lines = str(made).splitlines()
     assert lines[0].startswith(f"{made.taken.schedule}, the fastest predicted within the dense layer's")
-    assert [line.split(":")[0].strip() for line in lines[1:]] == [one.schedule for one in made.forecasts]
-    assert choose(Task(LARGE.network), DEFAULT, "stream").reason == "as asked for"
+    names = [*(one.schedule for one in made.forecasts), "a dense layer"]
+    assert [line.split(":")[0].strip() for line in lines[1:]] == names
+
+
+def test_schedules_that_a_limit_excludes_are_marked() -> None:
+    made = choose(Task(LARGE.network, rows=64), DEFAULT, "auto", 2**22)
+    assert {line.endswith(", too many") for line in made.lines} == {True, False}
+    for one, line in zip(made.forecasts, made.lines, strict=True):
+        assert line.endswith(" bytes, too many" if one.bytes > 2**22 else " bytes"), line
+    asked_for = choose(Task(LARGE.network, rows=64), DEFAULT, "stream")
+    assert asked_for.reason == "as asked for"
+    assert not any(line.endswith("too many") for line in asked_for.lines)
 
 
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {

@@ -21,7 +21,7 @@ from adntn.program.lower import lower
 from adntn.program.nest import Nest
 from adntn.program.path import Paths
 from adntn.program.seconds import nest_adjoint_seconds, nest_seconds, program_seconds, transposing_seconds
-from adntn.program.task import Forecast, ScheduleName, Task
+from adntn.program.task import DenseForecast, Forecast, ScheduleName, Task
 from adntn.tiling import Plan, Tiling, tiling
 from adntn.transposing import Transposition
 
@@ -92,7 +92,12 @@ def _contracting_may_pay(task: Task, machine: Machine, best: float) -> bool:
     """
     if task.compiled or why_not_contract(task.network):
         return False
-    return CONTRACTED * (3 if task.training else 1) * _product_seconds(task, machine, 1) < best
+    return CONTRACTED * dense_forecast(task, machine).seconds < best
+
+
+def dense_forecast(task: Task, machine: Machine) -> DenseForecast:
+    """Return what a layer takes whose weight is stored: in training, products of W, of dW and of dx."""
+    return DenseForecast((3 if task.training else 1) * _product_seconds(task, machine, 1), task.dense_bytes)
 
 
 def plans(network: Network, machine: Machine, itemsize: int) -> Iterator[Plan]:

@@ -18,8 +18,8 @@ from typing import get_args
 
 from adntn.machine import Machine
 from adntn.program.contract import check_contracts
-from adntn.program.forecast import contracted_forecast, forecasts
-from adntn.program.task import Forecast, ScheduleName, Task
+from adntn.program.forecast import contracted_forecast, dense_forecast, forecasts
+from adntn.program.task import DenseForecast, Forecast, ScheduleName, Task
 
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 
@@ -38,14 +38,27 @@ class Choice:
         taken: the forecast of the schedule that was taken.
         reason: why, in words.
         forecasts: those of all schedules that the network allows.
+        allowed: how many bytes a schedule might take; None for any number.
+        dense: what the dense layer takes, with a weight that is stored.
     """
 
     taken: Forecast
     reason: str
     forecasts: tuple[Forecast, ...]
+    allowed: int | None
+    dense: DenseForecast
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What each schedule would take, in words."""
+        return tuple(f"{one}, too many" if self._exceeds(one) else str(one) for one in self.forecasts)
+
+    def _exceeds(self, forecast: Forecast) -> bool:
+        return self.allowed is not None and forecast.bytes > self.allowed
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.taken.schedule}, {self.reason}", *(f"  {one}" for one in self.forecasts)])
+        lines = [*self.lines, f"a dense layer: {self.dense}"]
+        return "\n".join([f"{self.taken.schedule}, {self.reason}", *(f"  {line}" for line in lines)])
 
 
 def rounded(rows: int) -> int:
@@ -117,7 +130,10 @@ def choose(task: Task, machine: Machine, schedule: ScheduleName = "auto", memory
     best = {one.schedule: one for one in sorted(every, key=lambda one: -one.seconds)}
     best[taken.schedule] = taken
     shown = tuple(best[name] for name in SCHEDULES if name in best)
-    return Choice(taken, _reason(schedule, memory_limit, allowed, fitting), shown)
+    reason = _reason(schedule, memory_limit, allowed, fitting)
+    # what "stream" may hold beyond what it must is no limit for the others
+    limit = allowed if schedule == "auto" else memory_limit
+    return Choice(taken, reason, shown, limit, dense_forecast(task, machine))
 
 
 def _allowed(task: Task, schedule: ScheduleName) -> int | None:

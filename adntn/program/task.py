@@ -103,3 +103,19 @@ class Forecast:
 
     def __str__(self) -> str:
         return f"{self.schedule}: {self.seconds * 1e3:,.2f} ms predicted, {self.bytes:,} bytes"
+
+
+@dataclass(frozen=True)
+class DenseForecast:
+    """What a dense layer would take, whose weight is stored.
+
+    Attributes:
+        seconds: predicted for a forward pass and, in training, a backward pass.
+        bytes: of the weight and, in training, its gradient and the optimiser's moments.
+    """
+
+    seconds: float
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.seconds * 1e3:,.2f} ms predicted, {self.bytes:,} bytes"
