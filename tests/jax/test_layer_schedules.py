@@ -7,10 +7,10 @@ from functools import cache, partial
 from typing import Any
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import pytest
 from helpers import generic_cores, in_library, random_array, relative_error
+from jaxprs import equations
 from matrix import COMPILED, LAYER_TOPOLOGIES, ONLY_THAT_SHAPE, TOPOLOGIES
 
 import adntn
@@ -104,13 +104,6 @@ def test_contractions_of_short_numbers_are_rounded_once(dtype):
     assert relative_error(y.astype("float64"), expected) <= float(jnp.finfo(dtype).eps)
 
 
-def equations(jaxpr: jax.extend.core.Jaxpr):
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            yield from equations(inner)
-
-
 def gradient_program(generator: adntn.Generator, rows: int, largest: int = 2**19, mapped: bool = False) -> list[Any]:
     make = partial(contracted, generator, largest=largest)
     product = jax.vmap(make, (None, 0)) if mapped else make
@@ -179,6 +172,7 @@ def bytes_compiled(layer: Any, x: jax.Array) -> int:
     return size
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="XLA held up to a quarter more then")
 @pytest.mark.parametrize("schedule", [name for name in SCHEDULES if name != "auto"])
 @pytest.mark.parametrize("options", [LAYER_TOPOLOGIES["TTN"], LINEAR["MERA"]], ids=["TTN", "MERA"])
 def test_compiled_layers_hold_no_more_than_was_predicted(options, schedule):

@@ -165,7 +165,7 @@ def test_layers_are_built_under_vmap_and_without_data():
     def build(rngs: nnx.Rngs) -> generated.Linear:
         return generated.Linear(6, 4, rngs=rngs)
 
-    together = nnx.vmap(build)(nnx.Rngs(0).split(3))
+    together = nnx.split_rngs(splits=3)(nnx.vmap(build))(nnx.Rngs(0))
     assert together.cores["top"].shape == (3, *together.generator.core_shapes["top"])
     x = jnp.ones((2, 6))
     outputs = nnx.vmap(lambda layer, x: layer(x), in_axes=(0, None))(together, x)

@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import pytest
 from helpers import generic_cores, in_library, random_array, relative_error
 from jax.sharding import AxisType, PartitionSpec
+from jaxprs import equations
 from matrix import COMPILED, LAYER_TOPOLOGIES, SHAPE, TOPOLOGIES
 
 import adntn
@@ -277,10 +277,3 @@ def test_what_accelerators_compile_gives_the_same_numbers(generator, monkeypatch
         for loss in (streaming(generator), reference(generator))
     )
     assert_agree(own, expected)
-
-
-def equations(jaxpr: jax.extend.core.Jaxpr):
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            yield from equations(inner)

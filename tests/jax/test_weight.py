@@ -7,12 +7,12 @@ import sys
 from functools import partial
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
+from jaxprs import equations
 
 import adntn
 import adntn_jax
@@ -257,17 +257,10 @@ def test_what_xla_compiles_has_few_axes_and_few_steps(topology, bond, layout, di
     most, most_if_large = AXES[layout]
     cores = jax.eval_shape(partial(generator.init, backend="jax"))
     program = jax.make_jaxpr(jax.grad(lambda cores: adntn_jax.weight(generator, cores, differentiation).sum()))(cores)
-    variables = [variable for equation in _equations(program.jaxpr) for variable in equation.outvars]
+    variables = [variable for equation in equations(program.jaxpr) for variable in equation.outvars]
     assert max(variable.aval.ndim for variable in variables) <= most
     assert max(variable.aval.ndim for variable in variables if variable.aval.size > 2**20) <= most_if_large
     assert len(variables) < 1500
-
-
-def _equations(jaxpr: jax.extend.core.Jaxpr):
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            yield from _equations(inner)
 
 
 def test_double_precision_without_x64_is_refused():
