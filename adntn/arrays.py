@@ -275,10 +275,10 @@ def as_dtype(array: Array, dtype: str) -> Array:
     backend = backend_of(array)
     namespace(backend, is_complex=False)
     own = _OWN_DTYPES[backend, dtype]
+    if backend == "torch":  # asked first: torch.compile before torch 2.10 finds no `to` in parameters
+        return array.to(own)
     if hasattr(array, "astype"):
         return array.astype(own)
-    if hasattr(array, "to"):
-        return array.to(own)
     return array.__array_namespace__().astype(array, own)  # the array API standard has a function, not a method
 
 

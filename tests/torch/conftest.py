@@ -72,6 +72,12 @@ LAYERS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Biases are drawn by torch: no test shall depend on which ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
