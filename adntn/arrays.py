@@ -1,7 +1,8 @@
 """The few array functions that programs are made of, bound once for one array library.
 
-Everything here goes through autoray, so that a program never knows which library its arrays come from. Functions are
-bound ahead of a run (not dispatched call by call): it is faster, and compilers can trace the bound functions.
+All that a library must have goes through autoray, so that a program never knows which library its arrays come from.
+Functions are bound ahead of a run (not dispatched call by call): it is faster, and compilers can trace the bound
+functions.
 """
 
 from __future__ import annotations
@@ -115,8 +116,14 @@ def _tanh_adjoint(backend: str, conj: Callable[..., Array]) -> Callable[..., Arr
 
 
 def _if_there(backend: str, name: str) -> Callable[..., Array] | None:
-    """Return a function of the library itself: some are registered for all, as the `fuse` that quimb merges legs by."""
-    function: Callable[..., Array] | None = getattr(importlib.import_module(backend), name, None)
+    """Return a function of the library's own module, if it has one.
+
+    Not by way of autoray, where others register functions for every library: quimb a `fuse`, which merges legs.
+    """
+    try:
+        function: Callable[..., Array] | None = getattr(importlib.import_module(backend), name, None)
+    except ImportError:  # a library that is only registered with autoray
+        return None
     return function
 
 

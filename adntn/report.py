@@ -31,7 +31,8 @@ class Report:
         rank_bound: no weight has a larger rank, as a matrix (first dimension, all others); None if it can be full.
         forward: cost of the weight.
         forward_and_backward: cost of the weight and the gradient of every core.
-        choice: the schedule of a layer, why, and what the others would cost; None if no rows were given.
+        choice: the schedule of a layer, why, and what the others and a dense layer would cost; None if no rows were
+            given.
     """
 
     topology: str
@@ -65,8 +66,7 @@ class Report:
         ]
         if self.choice is not None:
             rows.append(("schedule", f"{self.choice.taken.schedule}, {self.choice.reason}"))
-            rows += [("  would take", line) for line in self.choice.lines]
-            rows.append(("  a dense layer", str(self.choice.dense)))
+            rows += [(f"  {name}", cost) for name, cost in self.choice.costs.items()]
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 

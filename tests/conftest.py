@@ -15,11 +15,12 @@ from matrix import LIBRARIES, ON_LIBRARIES, TOPOLOGIES
 import adntn
 from adntn.backends import DIFFERENTIATIONS
 
-#: Scripts that tests start in processes of their own, and what needs torch where that is not installed.
+#: Scripts that tests start in processes of their own, and what needs torch or JAX where that is not installed.
 collect_ignore = [f"support/{name}.py" for name in ("restarted_training", "resumed_training", "spread_jax")]
 collect_ignore += [
     "support/spread_training.py",
     *(["support/scheduled.py", "support/worked.py"] if find_spec("torch") is None else []),
+    *(["support/jaxprs.py"] if find_spec("jax") is None else []),
 ]
 
 # The same examples in every run; HYPOTHESIS_PROFILE=explore looks for new ones, "long" for an hour.

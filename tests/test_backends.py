@@ -10,6 +10,7 @@ from importlib.metadata import entry_points, metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+import autoray
 import numpy as np
 import pytest
 
@@ -143,6 +144,22 @@ def test_a_library_without_a_plugin_is_a_plain_backend() -> None:
     pytest.importorskip("array_api_strict")
     backend = adntn.backend("array_api_strict")
     assert (backend.name, backend.native_vjp) == ("array_api_strict", None)
+
+
+def test_a_library_that_is_only_registered_with_autoray_generates_weights() -> None:
+    class Array(np.ndarray):
+        """Of no module that could be imported."""
+
+    autoray.register_backend(Array, "registered")
+    names = ("matmul", "reshape", "transpose", "concatenate", "zeros_like", "where", "conj", "sum", "asarray")
+    for name in (*names, "exp", "expm1", "logaddexp", "tanh", "sin", "cos"):
+        autoray.register_function("registered", name, getattr(np, name))
+    autoray.register_function("registered", "to_numpy", np.asarray)
+    generator = adntn.TTN((64, 64), bond=2, activation="tanh")
+    cores = generator.init(dtype="float64")
+    weight = generator.weight({name: core.view(Array) for name, core in cores.items()})
+    assert type(weight) is Array
+    np.testing.assert_allclose(np.asarray(weight), generator.weight(cores), rtol=0, atol=1e-14)
 
 
 def test_no_plugin_of_ours_is_broken() -> None:

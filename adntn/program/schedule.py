@@ -12,6 +12,7 @@ What each would take is in `forecast`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import get_args
@@ -37,28 +38,31 @@ class Choice:
     Attributes:
         taken: the forecast of the schedule that was taken.
         reason: why, in words.
-        forecasts: those of all schedules that the network allows.
-        allowed: how many bytes a schedule might take; None for any number.
-        dense: what the dense layer takes, with a weight that is stored.
+        forecasts: of each schedule that the network allows the fastest within the limit, or the one that takes the
+            least memory.
+        limit: how many bytes a schedule may take; None if there is no limit, or nothing keeps to it.
+        dense: what a layer takes that stores its weight.
     """
 
     taken: Forecast
     reason: str
     forecasts: tuple[Forecast, ...]
-    allowed: int | None
+    limit: int | None
     dense: DenseForecast
 
     @property
-    def lines(self) -> tuple[str, ...]:
-        """What each schedule would take, in words."""
-        return tuple(f"{one}, too many" if self._exceeds(one) else str(one) for one in self.forecasts)
+    def costs(self) -> dict[str, str]:
+        """What each schedule would take, and a dense layer, in words."""
+        return {one.schedule: f"{one.cost}{self._verdict(one)}" for one in self.forecasts} | {
+            "a dense layer": self.dense.cost
+        }
 
-    def _exceeds(self, forecast: Forecast) -> bool:
-        return self.allowed is not None and forecast.bytes > self.allowed
+    def _verdict(self, forecast: Forecast) -> str:
+        return ", over the limit" if self.limit is not None and forecast.bytes > self.limit else ""
 
     def __str__(self) -> str:
-        lines = [*self.lines, f"a dense layer: {self.dense}"]
-        return "\n".join([f"{self.taken.schedule}, {self.reason}", *(f"  {line}" for line in lines)])
+        rows = (f"  {name}: {cost}" for name, cost in self.costs.items())
+        return "\n".join([f"{self.taken.schedule}, {self.reason}", *rows])
 
 
 def rounded(rows: int) -> int:
@@ -115,6 +119,8 @@ def choose(task: Task, machine: Machine, schedule: ScheduleName = "auto", memory
     if (schedule == "stream" and not task.streams) or (schedule == "contract" and not task.contracts):
         raise ValueError(f"schedule must not be {schedule!r} for this layer")
     allowed = _allowed(task, schedule) if memory_limit is None else memory_limit
+    # what "stream" may hold beyond what it must is no limit for the others
+    limit = allowed if schedule == "auto" else memory_limit
     every = forecasts(task, machine)
     if schedule == "contract" and all(one.schedule != "contract" for one in every):
         every = (*every, contracted_forecast(task, machine))
@@ -126,14 +132,17 @@ def choose(task: Task, machine: Machine, schedule: ScheduleName = "auto", memory
             f"memory_limit={memory_limit:,} bytes is too little for the shape {task.network.layout.shape}, up to"
             f" {task.rows:,} rows and schedule {schedule!r}: the least that works is {least.bytes:,} ({least.schedule})"
         )
-    taken = min(fitting, key=lambda one: one.seconds) if fitting else min(named, key=lambda one: one.bytes)
-    best = {one.schedule: one for one in sorted(every, key=lambda one: -one.seconds)}
-    best[taken.schedule] = taken
-    shown = tuple(best[name] for name in SCHEDULES if name in best)
+    taken = _best(named, allowed)
+    plans_of = {name: [one for one in every if one.schedule == name] for name in SCHEDULES}
+    best = {name: _best(plans, limit) for name, plans in plans_of.items() if plans} | {taken.schedule: taken}
     reason = _reason(schedule, memory_limit, allowed, fitting)
-    # what "stream" may hold beyond what it must is no limit for the others
-    limit = allowed if schedule == "auto" else memory_limit
-    return Choice(taken, reason, shown, limit, dense_forecast(task, machine))
+    return Choice(taken, reason, tuple(best.values()), limit if fitting else None, dense_forecast(task, machine))
+
+
+def _best(forecasts: Sequence[Forecast], limit: int | None) -> Forecast:
+    """Return the fastest within a limit, or what takes the least memory where nothing is."""
+    within = [one for one in forecasts if limit is None or one.bytes <= limit]
+    return min(within, key=lambda one: one.seconds) if within else min(forecasts, key=lambda one: one.bytes)
 
 
 def _allowed(task: Task, schedule: ScheduleName) -> int | None:

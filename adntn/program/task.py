@@ -101,21 +101,30 @@ class Forecast:
     bytes: int
     plan: Plan
 
-    def __str__(self) -> str:
-        return f"{self.schedule}: {self.seconds * 1e3:,.2f} ms predicted, {self.bytes:,} bytes"
+    @property
+    def cost(self) -> str:
+        """Time and memory, in words."""
+        return _in_words(self.seconds, self.bytes)
 
 
 @dataclass(frozen=True)
 class DenseForecast:
-    """What a dense layer would take, whose weight is stored.
+    """What a layer would take that stores its weight.
 
     Attributes:
-        seconds: predicted for a forward pass and, in training, a backward pass.
-        bytes: of the weight and, in training, its gradient and the optimiser's moments.
+        seconds: predicted for a forward pass and, in training, a backward pass; the optimiser's step is left out.
+        bytes: of the weight and what training adds to it (`Task.dense_bytes`), beside which x and y count as little as
+            they do for a schedule.
     """
 
     seconds: float
     bytes: int
 
-    def __str__(self) -> str:
-        return f"{self.seconds * 1e3:,.2f} ms predicted, {self.bytes:,} bytes"
+    @property
+    def cost(self) -> str:
+        """Time and memory, in words."""
+        return _in_words(self.seconds, self.bytes)
+
+
+def _in_words(seconds: float, size: int) -> str:
+    return f"{seconds * 1e3:,.2f} ms predicted, {size:,} bytes"

@@ -36,9 +36,7 @@ def _named(generator: Generator, cores: Sequence[Tensor]) -> dict[str, Tensor]:
     return dict(zip(generator.core_shapes, cores, strict=True))
 
 
-@torch.library.custom_op(
-    "adntn::gather_rows", mutates_args=(), schema="(Tensor indices, Tensor[] cores, str key) -> Tensor"
-)
+@torch.library.custom_op("adntn::gather_rows", mutates_args=())
 def gather_rows(indices: Tensor, cores: Sequence[Tensor], key: str) -> Tensor:
     """Return the rows of a registered generator's weight, of shape (*indices.shape, ...)."""
     generator = _GENERATORS[key]
@@ -52,11 +50,7 @@ def _(indices: Tensor, cores: Sequence[Tensor], key: str) -> Tensor:
     return cores[0].new_empty((*indices.shape, *columns))
 
 
-@torch.library.custom_op(
-    "adntn::gather_rows_backward",
-    mutates_args=(),
-    schema="(Tensor rows_bar, Tensor indices, Tensor[] cores, str key) -> Tensor[]",
-)
+@torch.library.custom_op("adntn::gather_rows_backward", mutates_args=())
 def _gather_rows_backward(rows_bar: Tensor, indices: Tensor, cores: Sequence[Tensor], key: str) -> list[Tensor]:
     generator = _GENERATORS[key]
     _, pull_back = gathered_vjp(generator, _named(generator, cores), indices)

@@ -9,7 +9,10 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 
 def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
-    """Return the equations of a program, those of its loops, conditions and calls behind each."""
+    """Return the equations of a program, those of its loops, conditions and calls behind each.
+
+    `jax.extend.core.jaxprs_in_params`, which finds these, is there since JAX 0.10 only.
+    """
     for equation in jaxpr.eqns:
         yield equation
         for inner in jax.tree.leaves(equation.params):

@@ -32,7 +32,7 @@ EPSILON = torch.finfo(torch.float64).eps
 BYTES = 8
 WEIGHT = 32 * 64 * BYTES
 #: Before torch 2.10, `clip_grad_norm_` adds its 1e-6 to the parts of a length that is spread, instead of to the whole.
-CLIPPED_IN_PARTS = torch.__version__ < torch.torch_version.TorchVersion("2.10")
+CLIPPED_IN_PARTS = torch.__version__ < "2.10"
 
 
 @pytest.mark.parametrize("processes", [2, 4])
@@ -44,7 +44,9 @@ def test_training_goes_as_in_one_process_and_no_weight_is_sent(processes: int, t
         assert len(topologies) == 3
         for topology, case in topologies.items():
             assert case["losses"][-1] < case["losses"][0], (way, topology)
-            near = 1e-6 if CLIPPED_IN_PARTS and way == "FSDP2" else 100 * EPSILON
+            # steps that are too long or too short by 1e-6 move the loss by about as much of what they gain
+            clipped = 1e-6 * (case["losses"][0] - case["losses"][-1])
+            near = clipped if CLIPPED_IN_PARTS and way != "DDP" else 100 * EPSILON
             assert case["error of losses"] <= near, (way, topology)
             assert case["error of gradients"] <= 1000 * EPSILON, (way, topology)
             assert 0 < max(case["messages"]) < WEIGHT / 2, (way, topology)
