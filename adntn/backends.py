@@ -8,6 +8,7 @@ NumPy is always there.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 from collections.abc import Callable, Mapping
@@ -220,9 +221,11 @@ def backend(name: str) -> Backend:
     if name in entries:
         return _loaded(entries[name])
     if not name.isidentifier() or not _is_installed(name):
+        known = [NUMPY.name, *entries]
+        meant = "".join(f" (did you mean {one!r}?)" for one in difflib.get_close_matches(name, known, n=1))
         raise ImportError(
-            f"backend {name!r} is unknown: no plug-in and no installed library has that name; there are"
-            f" {', '.join([NUMPY.name, *entries])}, and any installed array library that autoray knows"
+            f"backend {name!r} is unknown{meant}: no plug-in and no installed library has that name; there are"
+            f" {', '.join(known)}, and any installed array library that autoray knows"
         )
     try:
         namespace(name, is_complex=False)

@@ -27,6 +27,7 @@ from adntn.arrays import (
 from adntn.gathering import rows, rows_vjp
 from adntn.initialise import check_scale, initial_cores
 from adntn.machine import machine, machine_of
+from adntn.materialising import can_be_kept
 from adntn.network import SCALE, Network
 from adntn.parts import Parts, parts_of
 from adntn.program.adjoint import Adjoint, adjoint
@@ -35,7 +36,7 @@ from adntn.program.ir import Program
 from adntn.program.lower import choose_paths, lower
 from adntn.program.path import Paths
 from adntn.program.run import run
-from adntn.program.schedule import checked_schedule, choose
+from adntn.program.schedule import checked_schedule, choose, rounded
 from adntn.program.tangent import Tangent, tangent
 from adntn.program.task import ScheduleName, Task
 from adntn.report import Report, report
@@ -420,8 +421,9 @@ class Generator:
         if rows is not None:
             if isinstance(rows, bool) or not hasattr(rows, "__index__") or rows < 1:
                 raise ValueError(f"rows must be a positive integer, or None, got {rows!r}")
-            task = Task(self.network, self.paths, rows.__index__(), training, itemsize)
-            dtype = "float64" if itemsize > 4 else "float32"
+            dtype = {2: "bfloat16", 4: "float32"}.get(itemsize, "float64")  # one of so many bytes
+            keeps = training and can_be_kept(self.network, dtype)
+            task = Task(self.network, self.paths, rounded(rows.__index__()), training, itemsize, keeps=keeps)
             choice = choose(task, machine(backend, dtype), checked_schedule(schedule, memory_limit), memory_limit)
         return report(self.network, self.program, self.adjoint, itemsize, choice)
 
@@ -465,7 +467,8 @@ class Generator:
         """
         shapes = self.network.core_shapes
         if not isinstance(cores, Mapping):
-            raise TypeError(f"cores must be a mapping from names to arrays, got {type(cores).__name__}")
+            remedy = "; take dict(...) of it" if hasattr(cores, "keys") else ""  # torch's ParameterDict is no mapping
+            raise TypeError(f"cores must be a mapping from names to arrays, got {type(cores).__name__}{remedy}")
         if missing := [name for name in shapes if name not in cores]:
             raise KeyError(f"cores lack {missing[0]!r} of shape {shapes[missing[0]]} ({len(missing)} missing in all)")
         if unknown := [name for name in cores if name not in shapes]:

@@ -140,7 +140,8 @@ def key(backend: str, dtype: str, device: Any = None) -> str:
     """
     from adntn.backends import version_of  # noqa: PLC0415  (backends know generators, whose programs know machines)
 
-    return " | ".join((f"{backend} {version_of(backend)}".strip(), dtype, processor(backend, device)))
+    where = processor(backend, device)  # which says what is wrong with the name, if anything is
+    return " | ".join((f"{backend} {version_of(backend)}".strip(), dtype, where))
 
 
 def processor(backend: str, device: Any = None) -> str:

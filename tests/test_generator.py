@@ -95,6 +95,11 @@ def test_cores_that_do_not_fit_are_named(
 def test_cores_are_a_mapping() -> None:
     with pytest.raises(TypeError, match="mapping from names to arrays, got list"):
         TTN.weight(list(TTN.init(0).values()))  # type: ignore[arg-type]
+    nn = pytest.importorskip("torch.nn")
+    parameters = nn.ParameterDict(TTN.init(0, backend="torch"))
+    with pytest.raises(TypeError, match=r"got ParameterDict; take dict\(...\) of it"):
+        TTN.weight(parameters)
+    assert TTN.weight(dict(parameters)).shape == TTN.shape
 
 
 def test_cores_of_two_libraries_are_not_mixed() -> None:

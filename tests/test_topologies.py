@@ -132,6 +132,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         "activation must be one of identity, tanh.*got 'swish'",
     ),
     "an unknown last activation": (lambda: adntn.LowRank((4, 4), last_activation="?"), ValueError, "got '?'"),
+    "a function where one level takes none": (
+        lambda: adntn.TTN((4, 4), activation=np.tanh),
+        TypeError,
+        "activation must be a name or an adntn.Activation, got <ufunc 'tanh'>",
+    ),
     "no activation": (lambda: adntn.Tucker((4, 4), activation=None), TypeError, "activation.*None"),
     "arity 1": (lambda: adntn.TTN((64, 64), arity=1), ValueError, "arity must be an integer of at least 2, got 1"),
     "a MERA of arity 4": (lambda: adntn.MERA((64, 64), arity=4), ValueError, "arity must be one of 2, 3, got 4"),

@@ -42,11 +42,16 @@ def save(path: str | os.PathLike[str], weights: Mapping[str, tuple[Generator, Ma
     tensors: dict[str, Array] = {}
     made: dict[str, Weight] = {}
     prefixes: dict[tuple[Generator, tuple[int, ...]], str] = {}
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"weights must be a mapping from names to (generator, cores), got {type(weights).__name__}")
     if not weights:
         raise ValueError("weights must hold at least one weight, got none")
-    for name, (generator, cores) in weights.items():
+    for name, weight_of in weights.items():
         if not isinstance(name, str) or not name:
             raise TypeError(f"the name of a weight must be a string that is not empty, got {name!r}")
+        if not isinstance(weight_of, tuple) or len(weight_of) != 2 or not isinstance(weight_of[0], Generator):
+            raise TypeError(f"weight {name!r} must be (generator, cores), got {type(weight_of).__name__}")
+        generator, cores = weight_of
         generator.check(cores)
         own = generator, tuple(id(cores[core]) for core in generator.core_shapes)
         weight = Weight(generator, prefixes.setdefault(own, prefix_of(name)), generator.network.topology)

@@ -39,6 +39,11 @@ class Topology(Generic[P]):
         """
         return self.options(*args, **kwargs)(shape)
 
+    @property
+    def option_names(self) -> tuple[str, ...]:
+        """What `options` takes."""
+        return tuple(inspect.signature(self.build).parameters)[1:]
+
     def options(self, *args: P.args, **kwargs: P.kwargs) -> Options:
         """Return the options without a shape: a value to keep, compare, print, pickle, and call with a shape.
 
@@ -49,8 +54,7 @@ class Topology(Generic[P]):
         try:
             bound = inspect.Signature(parameters).bind(*args, **kwargs)
         except TypeError as error:
-            names = ", ".join(parameter.name for parameter in parameters)
-            raise TypeError(f"{self.name}: {error}; its options are {names}") from None
+            raise TypeError(f"{self.name}: {error}; its options are {', '.join(self.option_names)}") from None
         return Options(self, tuple((name, _frozen(value)) for name, value in bound.arguments.items()))
 
     def __repr__(self) -> str:
@@ -129,12 +133,11 @@ def activations_per_level(
     """Return the activation of each of `count` levels: `activation` after all but the last, `last_activation` there."""
     last = activation_of(last_activation)
     if count == 0:
-        if not isinstance(activation, Activation | str):
-            per_level(activation, 0, "activation")
+        per_level(activation, 0, "activation")
         return ()
     before: Iterable[Any] = per_level(activation, count - 1, "activation (of the levels before the last)")
     checked = tuple(activation_of(one) for one in before)
-    if isinstance(activation, Activation | str):
+    if isinstance(activation, str) or not isinstance(activation, Sequence):
         activation_of(activation)  # also where no level takes it: a misspelt name is an error at once
     return (*checked, last)
 

@@ -13,7 +13,7 @@ from adntn import LowRank
 from adntn.backends import Differentiation
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
 from adntn_torch.batched import BatchedLinear
-from adntn_torch.generated import GeneratedLayer, deviation
+from adntn_torch.generated import GeneratedLayer, TakesTopology, deviation
 from adntn_torch.layers import Device, Linear
 
 #: The layers whose weights are those of q, k and v: the first, or the others.
@@ -28,7 +28,7 @@ class _Filled:
     merge_masks = nn.MultiheadAttention.merge_masks
 
 
-class MultiheadAttention(nn.Module):
+class MultiheadAttention(TakesTopology, nn.Module):
     """`torch.nn.MultiheadAttention` with generated projections.
 
     >>> import adntn

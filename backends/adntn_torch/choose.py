@@ -55,7 +55,12 @@ def above(parameters: int, topology: TopologyOptions) -> Rule:
     """Return the rule "every layer with more weights than this", for `compress`.
 
     It passes over layers that cannot be compressed for what they are: other kinds, and depthwise convolutions.
+
+    Raises:
+        TypeError: if `parameters` is no integer.
     """
+    if not isinstance(parameters, int) or isinstance(parameters, bool):
+        raise TypeError(f"parameters must be an integer, such as 100_000, got {parameters!r}")
 
     def rule(name: str, module: nn.Module) -> TopologyOptions | None:
         if type(module) not in KINDS or is_depthwise(module):
@@ -151,6 +156,8 @@ def _check_matches(pattern: str, modules: Mapping[str, nn.Module]) -> None:
     if not matching:
         layers = [name for name, module in modules.items() if type(module) in KINDS]
         closest = difflib.get_close_matches(pattern, layers, n=3, cutoff=0.0)
+        if (layer := pattern.removesuffix(".weight")) in modules:
+            raise ValueError(f"{pattern!r} is a parameter; name its layer, {layer!r}")
         raise ValueError(f"{pattern!r} matches no layer; the closest names are {some(closest)}")
     if pattern not in modules and not any(_is_layer(modules[name]) for name in matching):
         kinds = sorted({type(modules[name]).__name__ for name in matching})
@@ -179,7 +186,7 @@ def _problem(name: str, module: nn.Module, model: nn.Module, modules: Mapping[st
     if _is_parametrized_layer(module):
         return "it is parametrized (torch.nn.utils.parametrize); remove the parametrization first"
     if type(module) not in KINDS:
-        return f"it is a {type(module).__name__}; compressed can be {KIND_NAMES}"
+        return f"its type is {type(module).__name__}; compressed can be {KIND_NAMES}"
     if module is model:
         return (
             "it is the model itself, which cannot be replaced in place; wrap it, torch.nn.Sequential(model), or take"

@@ -20,6 +20,7 @@ from rich.text import Text
 from torch import nn
 
 from adntn.backends import Differentiation
+from adntn.program.schedule import checked_schedule
 from adntn.program.task import ScheduleName
 from adntn.topologies.layers import TopologyOptions
 from adntn_torch.attention import MultiheadAttention
@@ -147,6 +148,7 @@ def compress(
             or of a shape that its options do not accept. The model is then as it was.
         ImportError: if the engine is not installed or does not work here; the model is then as it was.
     """
+    checked_schedule(schedule, memory_limit)
     choices = chosen(model, rules)
     before = _count(model)
     replacements: dict[str, nn.Module] = {}

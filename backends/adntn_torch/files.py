@@ -48,8 +48,11 @@ def save_compressed(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: if the model has no generated layer, an activation of one's own, parameters without values or spread
             over processes, or state that is no tensor.
+        TypeError: if it is no module.
         OSError: if the file cannot be written.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     layers = layers_and_deltas(model)
     if not layers:
         raise ValueError("model must have generated layers (see compress); safetensors.torch.save_model writes others")
@@ -118,9 +121,11 @@ def load_compressed(
     Raises:
         FormatError: if the file is cut short, damaged, of a later version, or no compressed model.
         ValueError: if it is of another network; the message names layers, parameters and shapes.
-        TypeError: if `model_fn` builds no module.
+        TypeError: if `model_fn` is no function, or builds no module.
         OSError: if the file cannot be read.
     """
+    if not callable(model_fn):
+        raise TypeError(f"model_fn must be a function that builds the model, got {model_fn!r}")
     with opened(path) as contents:
         notes = _notes(contents)
         model = _built(model_fn, contents)

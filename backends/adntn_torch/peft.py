@@ -238,7 +238,7 @@ def _why_not_wrapped(layer: nn.Module) -> str | None:
             " use adntn_torch.adapt"
         )
     if not is_layer(layer):
-        return f"it is a {type(layer).__name__}; adapted can be {ADAPTABLE_NAMES}"
+        return f"its type is {type(layer).__name__}; adapted can be {ADAPTABLE_NAMES}"
     return weight_problem(layer)
 
 

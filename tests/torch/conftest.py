@@ -115,7 +115,8 @@ def built(request: pytest.FixtureRequest) -> tuple[adntn_torch.GeneratedLayer, t
 @pytest.fixture
 def _small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine for which tiles are cut out of small weights too."""
-    monkeypatch.setattr("adntn.machine.machine", lambda *asked: replace(DEFAULT, cache_bytes=2**14))
+    for name in ("adntn.machine.machine", "adntn.generator.machine"):
+        monkeypatch.setattr(name, lambda *asked: replace(DEFAULT, cache_bytes=2**14))
 
 
 @pytest.fixture(params=["auto", "materialise", "recompute", "stream"])

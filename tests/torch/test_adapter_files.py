@@ -271,7 +271,7 @@ BAD: dict[str, tuple[Change, str]] = {
     ),
     "a layer that is not there": (renamed("base_model.model.0.", "base_model.model.9."), "'9' that the model does not"),
     "a path as a layer": (renamed("base_model.model.0.", "base_model.model.../../0."), "that the model does not have"),
-    "another layer": (renamed("base_model.model.0.", "base_model.model.1."), "'1' cannot be adapted: it is a Tanh"),
+    "another layer": (renamed("base_model.model.0.", "base_model.model.1."), "'1' cannot be adapted: its type is Tanh"),
     "no adapter's tensor": (in_tensors(lambda one: one.update(head=torch.ones(2))), "'head' is none of an adapter"),
 }
 

@@ -461,7 +461,7 @@ REFUSED = {
     "one of several": (Model, ["query", "key"], "'key' matches no layer"),
     "only what is no layer": (Model, ["norm?", "n*m"], "'norm\\?' matches no layer"),
     "a norm, by a pattern": (Model, ["n*m"], "matches only 'LayerNorm'"),
-    "a norm, by its name": (Model, ["norm"], "'norm' cannot be adapted: it is a LayerNorm"),
+    "a norm, by its name": (Model, ["norm"], "'norm' cannot be adapted: its type is LayerNorm"),
     "rules that choose nothing": (Model, {"query": None}, "choose none of the layers.*'words'"),
     "shared weights": (with_(tie), ["words"], "'words'.*shared with 'head.weight'"),
     "one module twice": (

@@ -14,7 +14,8 @@ from torch.nn.utils import parametrizations, prune
 
 import adntn
 import adntn_torch
-from adntn_torch import above, compress, expand, generated_layers
+from adntn_torch import above, compress, expand, generated_layers, load_compressed, save_compressed
+from adntn_torch.training import parameter_groups
 
 TTN = adntn.TTN.options(bond=2)
 MERA = adntn.MERA.options(bond=2)
@@ -220,9 +221,10 @@ class OwnLinear(nn.Linear):
 
 REFUSED = {
     "a name that is not there": (Network, {"clasifier.0": TTN}, "'clasifier.0' matches no layer.*'classifier.0'"),
+    "a parameter": (Network, {"classifier.0.weight": TTN}, "is a parameter; name its layer, 'classifier.0'"),
     "a pattern without a layer": (Network, {"features.[12]": TTN}, "matches only 'BatchNorm2d', 'ReLU'"),
-    "another kind": (Network, {"features.1": TTN}, "'features.1' cannot be compressed: it is a BatchNorm2d"),
-    "a container": (Network, {"features": TTN}, "'features' cannot be compressed: it is a Sequential"),
+    "another kind": (Network, {"features.1": TTN}, "'features.1' cannot be compressed: its type is BatchNorm2d"),
+    "a container": (Network, {"features": TTN}, "'features' cannot be compressed: its type is Sequential"),
     "depthwise": (Network, {"depthwise": TTN}, "'depthwise'.*depthwise"),
     "tied weights": (with_(tie), {"classifier.0": TTN}, "'classifier.0'.*tied to 'other.weight'"),
     "one module twice": (
@@ -263,7 +265,7 @@ REFUSED = {
     "a subclass": (
         with_(lambda model: setattr(model, "own", OwnLinear(8, 8))),
         {"own": TTN},
-        "it is a OwnLinear",
+        "its type is OwnLinear",
     ),
     "generated already": (
         with_(lambda model: compress(model, {"classifier.1": TTN})),
@@ -363,3 +365,30 @@ def test_the_older_weight_norm_and_pruning_are_refused(model):
     for name in ("classifier.0", "classifier.1"):
         with pytest.raises(ValueError, match=f"'{name}'.*would be lost"):
             compress(model, {name: TTN})
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda model: compress(model, {"classifier.0": TTN}, memory_limit="1GB"), TypeError, "^memory_limit must be"),
+        (
+            lambda model: compress(model, {"classifier.0": TTN}, schedule="strem"),
+            ValueError,
+            "^schedule must be one of",
+        ),
+        (lambda model: compress(model, above(TTN, 1000)), TypeError, "parameters must be an integer.*TTN"),
+        (lambda model: save_compressed("model", model), TypeError, "model must be a torch.nn.Module, got str"),
+        (lambda model: load_compressed("model", Network), TypeError, "model_fn must be a function.*got 'model'"),
+        (
+            lambda model: parameter_groups(model, cores=0.1),
+            TypeError,
+            "cores must be options of the optimiser.*got 0.1",
+        ),
+    ],
+)
+def test_arguments_that_are_mixed_up_are_named(call, error, message):
+    model = Network()
+    before = model.classifier[0]
+    with pytest.raises(error, match=message):
+        call(model)
+    assert model.classifier[0] is before

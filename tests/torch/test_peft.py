@@ -235,7 +235,7 @@ def test_what_peft_would_pass_over_in_silence_is_refused():
     for targets, message in ((["out_proj"], "use adntn_torch.adapt"), (["self_attn"], "use adntn_torch.adapt")):
         with pytest.raises(ValueError, match=message):
             peft.get_peft_model(copy.deepcopy(model), AdntnConfig(target_modules=targets))
-    with pytest.raises(ValueError, match="'1' cannot be adapted: it is a LayerNorm"):
+    with pytest.raises(ValueError, match="'1' cannot be adapted: its type is LayerNorm"):
         peft.get_peft_model(copy.deepcopy(model), AdntnConfig(target_modules=["1"]))
 
 

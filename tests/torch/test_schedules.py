@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers import relative_error, tolerance
 from matrix import LAYER_TOPOLOGIES
-from scheduled import LARGE, TANH, assert_close, dense, differentiated, linear, random
+from scheduled import LARGE, LINEAR_AT_LAST, TANH, assert_close, dense, differentiated, linear, random
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -93,6 +93,26 @@ def test_every_number_type_has_every_schedule(kind: str, dtype: str, schedule: s
     assert {tensor.dtype for tensor in found.values()} == {own}
     within = tolerance(dtype) if dtype == "float32" else 8 * EPSILON[dtype]  # rounded: weight, product, loss, gradient
     assert_close(found, dense(layer, x), within)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("kind", LARGE)
+def test_reports_of_generators_are_of_layers(kind: str, dtype: str, training: bool) -> None:
+    name, arguments, _ = LARGE[kind]
+    own = getattr(torch, dtype)
+    layer = getattr(adntn_torch, name)(**arguments, topology=LINEAR_AT_LAST, schedule="recompute", dtype=own)
+    for rows in (1, 33, 5000):
+        report = layer.generator.report(
+            own.itemsize, rows=rows, training=training, schedule="recompute", backend="torch"
+        )
+        assert report.choice is not None
+        assert report.choice.taken == layer.choice(rows, training).taken
+    if kind == "Linear":
+        layer.schedule = "auto"
+        for rows in (1, 33, 5000):
+            report = layer.generator.report(own.itemsize, rows=rows, training=training, backend="torch")
+            assert report.choice == layer.choice(rows, training)
 
 
 def test_complex_layers_have_every_schedule(schedule: str) -> None:

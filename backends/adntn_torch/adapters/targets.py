@@ -214,7 +214,7 @@ def _problem(module: nn.Module) -> str | None:
     if isinstance(module, GeneratedLayer):
         return f"it is generated already, by {module.topology}"
     if not is_layer(module):
-        return f"it is a {type(module).__name__}; adapted can be {ADAPTABLE_NAMES}"
+        return f"its type is {type(module).__name__}; adapted can be {ADAPTABLE_NAMES}"
     if parametrize.is_parametrized(module):
         return "it is parametrized (torch.nn.utils.parametrize); remove the parametrization first"
     if "forward" in vars(module):

@@ -42,7 +42,11 @@ def parameter_groups(
 
     Raises:
         ValueError: if nothing learns.
+        TypeError: if options are no mapping.
     """
+    for name, options in {"cores": cores, "others": others}.items():
+        if options is not None and not isinstance(options, Mapping):
+            raise TypeError(f'{name} must be options of the optimiser, such as {{"lr": 0.003}}, got {options!r}')
     generated = {id(core) for layer in layers_and_deltas(model).values() for core in layer.cores.values()}
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not learning:
