@@ -51,19 +51,17 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.text import Text  # noqa: PLC0415
 
     table = Table("weight", "shape", "topology", "dtype")
-    for title in ("weights", "parameters", "ratio", "bytes dense", "bytes of cores"):
+    for title in ("parameters", "ratio", "bytes", "dense", "rank up to"):
         table.add_column(title, justify="right")
-    table.add_column("rank")
     table.add_column("schedule")
     for row in rows:
-        numbers = (f"{row[key]:,}" for key in ("weights", "parameters"))
-        sizes = (f"{row[key]:,}" for key in ("bytes_dense", "bytes_cores"))
-        rank = "can be full" if row["rank_bound"] is None else f"at most {row['rank_bound']:,}"
         shape = " x ".join(map(str, row["shape"]))
         names = Text(row["name"]), shape, Text(row["topology"]), row["dtype"]
-        table.add_row(*names, *numbers, f"{row['ratio']:,.1f}", *sizes, rank, row["schedule"] or "")
+        sizes = (f"{row[key]:,}" for key in ("bytes_cores", "bytes_dense"))
+        rank = "full" if row["rank_bound"] is None else f"{row['rank_bound']:,}"
+        table.add_row(*names, f"{row['parameters']:,}", f"{row['ratio']:,.1f}", *sizes, rank, row["schedule"] or "")
     console().print(table)
-    console().print(f"{arguments.file}: {size:,} bytes; {others:,} tensors are not generated", markup=False)
+    console().print(f"{arguments.file}: {size:,} bytes; {others:,} more tensors are stored as they are", markup=False)
     return 0
 
 
