@@ -26,7 +26,7 @@ from matrix import SHAPE
 import adntn
 from adntn.machine import DEFAULT, cache_file, forget
 from adntn.program.schedule import Choice, choose
-from adntn.program.task import Task
+from adntn.program.task import DenseForecast, Task
 from adntn.verification.compare import in_double
 from adntn.verification.tolerance import EPSILON
 
@@ -94,7 +94,8 @@ def close(found: Any, expected: Any) -> bool:
 def test_the_report_of_a_layer_says_which_schedule_is_taken_and_why(training: bool) -> None:
     plain, report = LARGE.report(), LARGE.report(rows=64, training=training, memory_limit=2**22)
     assert plain.choice is None
-    assert report.choice == choose(Task(LARGE.network, rows=64, training=training), DEFAULT, "auto", 2**22)
+    task = Task(LARGE.network, rows=64, training=training, keeps=training)
+    assert report.choice == choose(task, DEFAULT, "auto", 2**22)
     assert str(report).startswith(str(plain))
     more = str(report).splitlines()[len(str(plain).splitlines()) :]
     assert f"{report.choice.taken.schedule}, the fastest predicted within the limit of 4,194,304 bytes" in more[0]
@@ -187,8 +188,54 @@ def test_a_choice_says_what_was_taken_why_and_what_others_would_cost() -> None:
     assert [line.split(":")[0].strip() for line in lines[1:]] == names
 
 
-@pytest.mark.parametrize("limit", [2**20, 2**22, 2**24])
-@pytest.mark.parametrize("size", [256, 1024])
+def products(rows: int, columns: int, out: int) -> float:
+    """What the product of so many rows with a weight takes at least: its operations, and x, W and y moved once."""
+    return DEFAULT.seconds(2 * rows * columns * out, 4 * (columns * out + rows * (columns + out)))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("schedule", ["materialise", "recompute", "stream"])
+@pytest.mark.parametrize(("shape", "beyond"), [((1024, 1024), 1.05), ((128, 128, 3, 3), 1.2)], ids=["matrix", "kernel"])
+def test_many_rows_take_as_long_as_their_products_and_few_as_long_as_the_weight(
+    shape: tuple[int, ...], beyond: float, schedule: Any, compiled: bool
+) -> None:
+    network = adntn.TTN(shape, bond=2, activation="tanh").network
+    out, columns = shape[0], math.prod(shape[1:])
+    seconds = {
+        (rows, training): choose(Task(network, (), rows, training, compiled=compiled), DEFAULT, schedule).taken.seconds
+        for rows in (1, 64, 4096, 65536)
+        for training in (False, True)
+    }
+    for rows in (1, 64, 4096, 65536):
+        once = products(rows, columns, out)
+        assert seconds[rows, False] > once
+        assert seconds[rows, True] > 3 * once
+        assert seconds[rows, True] > 2.5 * seconds[rows, False]
+    if schedule != "stream":  # it makes tiles for each of the products, and adds up what they give
+        assert seconds[65536, False] < beyond * once
+        assert seconds[65536, True] < 3 * beyond * once
+    for training in (False, True):
+        few, some, many, most = (seconds[rows, training] for rows in (1, 64, 4096, 65536))
+        assert few < some < many < most
+        assert few > 2 * products(1, columns, out)
+
+
+@pytest.mark.parametrize("rank", [4, 64])
+def test_contracting_takes_as_long_as_the_products_of_the_cores(rank: int) -> None:
+    network = adntn.LowRank((2048, 1024), rank=rank).network
+    for rows in (4096, 65536):
+        once = products(rows, 1024, rank) + products(rows, rank, 2048)
+        for training, times in ((False, 1), (True, 3)):
+            found = choose(Task(network, (), rows, training), DEFAULT, "contract").taken
+            assert times * once < found.seconds < 4 * times * once, (rows, training)  # some are turned round
+
+
+def test_time_and_memory_are_said_in_milliseconds_and_bytes() -> None:
+    assert DenseForecast(0.0015, 4096).cost == "1.50 ms predicted, 4,096 bytes"
+
+
+@pytest.mark.parametrize("limit", [2**22, 2**20, 2**24])
+@pytest.mark.parametrize("size", [1024, 256])
 def test_schedules_that_a_limit_excludes_are_marked(size: int, limit: int) -> None:
     task = Task(adntn.TTN((size, size), bond=4).network, rows=64)
     made = choose(task, DEFAULT, "auto", limit)
