@@ -17,6 +17,8 @@ MUTANTS = """
     adntn.program.path.x__checked__mutmut_2: survived
     adntn.program.path.x__checked__mutmut_3: not checked
     adntn.program.cost.xǁCostǁtimes__mutmut_1: killed
+    adntn.program.cost.xǁCostǁtimes__mutmut_2: no tests
+    adntn.program.cost.xǁCostǁtimes__mutmut_7: survived
 """
 
 
@@ -56,9 +58,14 @@ def test_tests_mutants_and_lines_are_counted(checks: SimpleNamespace, tmp_path: 
     report = tmp_path / "oldest.xml"
     report.write_text(JUNIT)
     assert checks.tested(report) == {"passed": 5, "failed": 2, "skipped": 3}
-    assert checks.mutants(MUTANTS) == [
-        {"module": "adntn.program.cost", "mutants": 1, "killed": 1, "survived": 0, "timeout": 0, "not run": 0},
-        {"module": "adntn.program.path", "mutants": 3, "killed": 1, "survived": 1, "timeout": 0, "not run": 1},
+    keys = ("mutants", "killed", "survived", "timeout", "no test runs it", "not run")
+    assert [(row["module"], *(row[key] for key in keys)) for row in checks.mutants(MUTANTS)] == [
+        ("adntn.program.cost", 3, 1, 1, 0, 1, 0),
+        ("adntn.program.path", 3, 1, 1, 0, 0, 1),
+    ]
+    assert checks.survivors(MUTANTS, {"path.*": "one", "cost.Cost.times 7": "two"}).splitlines()[2:] == [
+        "- one: path._checked 2",
+        "- two: cost.Cost.times 7",
     ]
     keys = ("num_statements", "missing_lines", "covered_lines", "num_branches", "missing_branches", "covered_branches")
     counts: list[tuple[str, tuple[int, ...]]] = [

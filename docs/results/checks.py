@@ -11,8 +11,10 @@ import argparse
 import json
 import platform
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,9 +23,15 @@ from adntn.atomic import whole_file
 from adntn.benchmarking.machine import versions
 
 FOLDER = Path(__file__).with_name("reliability")
+#: Why mutants survive: patterns of "module.function number", and reasons.
+SURVIVORS = Path(__file__).with_name("survivors.toml")
 ROOT = Path(__file__).parents[2]
 #: Whose versions say under which conditions a check was made.
-DISTRIBUTIONS = ("adntn", "autoray", "numpy", "scipy", "safetensors", "torch", "jax", "equinox", "flax", "hypothesis")
+DISTRIBUTIONS = (
+    *("adntn", "autoray", "numpy", "scipy", "safetensors", "hypothesis"),
+    *("torch", "triton", "lightning", "onnxscript", "peft", "transformers"),
+    *("jax", "equinox", "flax", "optax", "quimb", "tensornetwork-ng", "matplotlib"),
+)
 PACKAGES = ("adntn", "adntn_torch", "adntn_jax")
 
 
@@ -88,24 +96,43 @@ def mutants(text: str) -> list[dict[str, Any]]:
     for line in text.splitlines():
         if found := re.fullmatch(r"\s*(\S+)\.x\S*__mutmut_\d+: (.+)", line):
             ended.setdefault(found[1], Counter())[found[2]] += 1
-    known = ("killed", "survived", "timeout")
+    known = {"killed": "killed", "survived": "survived", "timeout": "timeout", "no tests": "no test runs it"}
     return [
         {
             "module": module,
             "mutants": counts.total(),
-            **{key: counts[key] for key in known},
+            **{word: counts[key] for key, word in known.items()},
             "not run": sum(number for key, number in counts.items() if key not in known),
         }
         for module, counts in sorted(ended.items())
     ]
 
 
+def survivors(text: str, reasons: Mapping[str, str]) -> str:
+    """Return a list of the mutants that survived, by the reasons that patterns of their names give.
+
+    >>> text = "adntn.program.path.x_quick_path__mutmut_7: survived\\n adntn.program.ir.x_a__mutmut_1: survived"
+    >>> print(survivors(text, {"path.*": "another path, the same weight"}))
+    Survived, and why:
+    <BLANKLINE>
+    - another path, the same weight: path.quick_path 7
+    - not looked into: ir.a 1
+    """
+    found: dict[str, list[str]] = {why: [] for why in (*reasons.values(), "not looked into")}
+    for name, number in re.findall(r"adntn\.program\.(\S+)__mutmut_(\d+): survived$", text, flags=re.M):
+        plain = re.sub(r"\bx_|xǁ", "", name).replace("ǁ", ".")
+        why = next((why for pattern, why in reasons.items() if fnmatchcase(f"{plain} {number}", pattern)), None)
+        found[why or "not looked into"].append(f"{plain} {number}")
+    rows = (f"- {why}: {', '.join(names)}" for why, names in found.items() if names)
+    return "\n".join(["Survived, and why:", "", *rows])
+
+
 def check_mutation(arguments: argparse.Namespace) -> None:
-    """Write how many mutants of each module the tests tell from the original."""
+    """Write how many mutants of each module the tests tell from the original, and why they do not tell the others."""
     text = arguments.report.read_text(encoding="utf-8")
-    survivors = re.findall(r"(\S+): survived$", text, flags=re.M)
+    reasons = tomllib.loads(SURVIVORS.read_text(encoding="utf-8"))
     what = "Changes of one token in the programs' modules, and whether a test fails"
-    write("mutation", what, arguments.command, mutants(text), notes=[f"Survived: {', '.join(survivors) or 'none'}."])
+    write("mutation", what, arguments.command, mutants(text), notes=[survivors(text, reasons)])
 
 
 def check_supply(arguments: argparse.Namespace) -> None:
