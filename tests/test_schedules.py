@@ -25,7 +25,7 @@ from matrix import SHAPE
 
 import adntn
 from adntn.machine import DEFAULT, cache_file, forget
-from adntn.program.schedule import Choice, choose
+from adntn.program.schedule import Choice, choose, rounded
 from adntn.program.task import DenseForecast, Task
 from adntn.verification.compare import in_double
 from adntn.verification.tolerance import EPSILON
@@ -276,6 +276,12 @@ def test_bad_requests_are_named(arguments: dict[str, Any], error: type[Exception
     for use in (LARGE.apply, LARGE.apply_vjp):
         with pytest.raises(error, match=words):
             use(LARGE.init(), x, **arguments)
+
+
+@pytest.mark.parametrize("rows", [-1, 1.5, "8"])
+def test_numbers_of_rows_are_checked(rows: Any) -> None:
+    with pytest.raises(ValueError, match=f"rows must be an integer, and not negative, got {rows!r}"):
+        rounded(rows)
 
 
 def test_rows_that_are_no_array_are_named() -> None:
