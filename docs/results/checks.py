@@ -109,9 +109,9 @@ def mutants(text: str) -> list[dict[str, Any]]:
 
 
 def survivors(text: str, reasons: Mapping[str, str]) -> str:
-    """Return a list of the mutants that survived, by the reasons that patterns of their names give.
+    r"""Return a list of the mutants that survived, by the reasons that patterns of their names give.
 
-    >>> text = "adntn.program.path.x_quick_path__mutmut_7: survived\\n adntn.program.ir.x_a__mutmut_1: survived"
+    >>> text = "adntn.program.path.x_quick_path__mutmut_7: survived\n adntn.program.ir.x_a__mutmut_1: survived"
     >>> print(survivors(text, {"path.*": "another path, the same weight"}))
     Survived, and why:
     <BLANKLINE>
