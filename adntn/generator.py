@@ -407,7 +407,8 @@ class Generator:
 
         Args:
             itemsize: bytes of a number.
-            rows: how many vectors the weight is multiplied with.
+            rows: how many vectors the weight is multiplied with. Layers choose for the next power of two, and so does
+                this: as `apply` does, and the layers of torch, of matrices of 65,536 numbers and more.
             training: whether gradients are wanted.
             schedule: as for `apply`.
             memory_limit: as for `apply`.
@@ -421,7 +422,7 @@ class Generator:
         if rows is not None:
             if isinstance(rows, bool) or not hasattr(rows, "__index__") or rows < 1:
                 raise ValueError(f"rows must be a positive integer, or None, got {rows!r}")
-            dtype = {2: "bfloat16", 4: "float32"}.get(itemsize, "float64")  # one of so many bytes
+            dtype = "bfloat16" if itemsize < 4 else "float64" if itemsize > 4 else "float32"
             keeps = training and can_be_kept(self.network, dtype)
             task = Task(self.network, self.paths, rounded(rows.__index__()), training, itemsize, keeps=keeps)
             choice = choose(task, machine(backend, dtype), checked_schedule(schedule, memory_limit), memory_limit)

@@ -136,7 +136,7 @@ CANNOT_BE_SAVED = {
     "nothing": (lambda g: {}, ValueError, "at least one weight"),
     "no mapping": (lambda g: [(g, g.init())], TypeError, r"mapping from names to \(generator, cores\), got list"),
     "cores alone": (lambda g: g.init(), TypeError, r"weight 'top' must be \(generator, cores\), got ndarray"),
-    "the other way round": (lambda g: {"a": (g.init(), g)}, TypeError, "'a' must be .*got tuple"),
+    "the other way round": (lambda g: {"a": (g.init(), g)}, TypeError, "'a' must be .*got dict, Generator"),
     "no name": (lambda g: {"": (g, g.init())}, TypeError, "must be a string that is not empty, got ''"),
     "no string": (lambda g: {3: (g, g.init())}, TypeError, "got 3"),
     "a core too few": (lambda g: {"a": (g, {"top": g.init()["top"]})}, KeyError, "cores lack"),

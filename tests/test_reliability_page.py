@@ -63,10 +63,13 @@ def test_tests_mutants_and_lines_are_counted(checks: SimpleNamespace, tmp_path: 
         ("adntn.program.cost", 3, 1, 1, 0, 1, 0),
         ("adntn.program.path", 3, 1, 1, 0, 0, 1),
     ]
-    assert checks.survivors(MUTANTS, {"path.*": "one", "cost.Cost.times 7": "two"}).splitlines()[2:] == [
+    assert checks.survivors(MUTANTS, {"one": ["path._checked 2"], "two": ["cost.Cost.times 7"]}).splitlines()[2:] == [
         "- one: path._checked 2",
         "- two: cost.Cost.times 7",
+        "- not looked into: cost.Cost.times 2",
     ]
+    with pytest.raises(ValueError, match=r"reasons for mutants that did not survive: cost.Cost.times 1"):
+        checks.survivors(MUTANTS, {"one": ["cost.Cost.times 1"]})
     keys = ("num_statements", "missing_lines", "covered_lines", "num_branches", "missing_branches", "covered_branches")
     counts: list[tuple[str, tuple[int, ...]]] = [
         ("adntn/one.py", (8, 2, 6, 2, 1, 1)),

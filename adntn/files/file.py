@@ -49,9 +49,12 @@ def save(path: str | os.PathLike[str], weights: Mapping[str, tuple[Generator, Ma
     for name, weight_of in weights.items():
         if not isinstance(name, str) or not name:
             raise TypeError(f"the name of a weight must be a string that is not empty, got {name!r}")
-        if not isinstance(weight_of, tuple) or len(weight_of) != 2 or not isinstance(weight_of[0], Generator):
-            raise TypeError(f"weight {name!r} must be (generator, cores), got {type(weight_of).__name__}")
-        generator, cores = weight_of
+        pair = weight_of if isinstance(weight_of, tuple | list) else (weight_of,)
+        if len(pair) != 2 or not isinstance(pair[0], Generator):
+            raise TypeError(
+                f"weight {name!r} must be (generator, cores), got {', '.join(type(one).__name__ for one in pair)}"
+            )
+        generator, cores = pair
         generator.check(cores)
         own = generator, tuple(id(cores[core]) for core in generator.core_shapes)
         weight = Weight(generator, prefixes.setdefault(own, prefix_of(name)), generator.network.topology)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from adntn.generator import Generator
 from adntn.topologies.tree import TTN
@@ -12,6 +13,21 @@ TopologyOptions = Callable[[tuple[int, ...]], Generator]
 
 #: What layers take if nothing is said.
 DEFAULT_TOPOLOGY: TopologyOptions = TTN.options(bond=4)
+
+
+def check_no_topology(**arguments: Any) -> None:
+    """Check that no other argument of a layer is a topology, as happens by position: most libraries take anything.
+
+    >>> check_no_topology(bias=TTN.options(bond=2))
+    Traceback (most recent call last):
+    TypeError: bias must not be a topology: give it by name, topology=TTN(bond=2)
+
+    Raises:
+        TypeError: if one is a topology, or any other function.
+    """
+    for name, value in arguments.items():
+        if callable(value):
+            raise TypeError(f"{name} must not be a topology: give it by name, topology={value!r}")
 
 
 def generator_of(topology: TopologyOptions, shape: tuple[int, ...]) -> Generator:

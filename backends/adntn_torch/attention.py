@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from adntn import LowRank
 from adntn.backends import Differentiation
-from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
+from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, check_no_topology
 from adntn_torch.batched import BatchedLinear
-from adntn_torch.generated import GeneratedLayer, TakesTopology, deviation
+from adntn_torch.generated import GeneratedLayer, deviation
 from adntn_torch.layers import Device, Linear
 
 #: The layers whose weights are those of q, k and v: the first, or the others.
@@ -28,7 +28,7 @@ class _Filled:
     merge_masks = nn.MultiheadAttention.merge_masks
 
 
-class MultiheadAttention(TakesTopology, nn.Module):
+class MultiheadAttention(nn.Module):
     """`torch.nn.MultiheadAttention` with generated projections.
 
     >>> import adntn
@@ -99,6 +99,7 @@ class MultiheadAttention(TakesTopology, nn.Module):
         seed: int | None = None,
         std: float | None = None,
     ) -> None:
+        check_no_topology(dropout=dropout, bias=bias)
         dense: Any = nn.MultiheadAttention(
             embed_dim, num_heads, dropout, bias, add_bias_kv, add_zero_attn, kdim, vdim, batch_first, "meta", dtype
         )

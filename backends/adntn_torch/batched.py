@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adntn import Generator
 from adntn.backends import Differentiation
-from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
+from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, check_no_topology
 from adntn_torch.generated import GeneratedLayer
 from adntn_torch.layers import Device
 
@@ -125,6 +125,7 @@ class BatchedLinear(GeneratedLayer):
         seed: int | None = None,
         std: float | None = None,
     ) -> None:
+        check_no_topology(bias=bias)
         if schedule not in {"auto", "materialise"} or memory_limit is not None:
             raise ValueError(
                 'schedule must be "auto" or "materialise" and memory_limit None for a BatchedLinear, which makes its'

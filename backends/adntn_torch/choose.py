@@ -59,7 +59,7 @@ def above(parameters: int, topology: TopologyOptions) -> Rule:
     Raises:
         TypeError: if `parameters` is no integer.
     """
-    if not isinstance(parameters, int) or isinstance(parameters, bool):
+    if not hasattr(parameters, "__index__") or isinstance(parameters, bool):
         raise TypeError(f"parameters must be an integer, such as 100_000, got {parameters!r}")
 
     def rule(name: str, module: nn.Module) -> TopologyOptions | None:

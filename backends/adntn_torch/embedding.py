@@ -18,7 +18,7 @@ from adntn.network import SCALE
 from adntn.program.gather import is_worth_it
 from adntn.program.schedule import checked_schedule, rounded
 from adntn.tiling import Plan
-from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
+from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, check_no_topology
 from adntn_torch.differentiate import first_derivatives, without_autocast
 from adntn_torch.gather_op import gather_rows, registered
 from adntn_torch.generated import GeneratedLayer
@@ -77,6 +77,7 @@ class Embedding(GeneratedLayer):
         seed: int | None = None,
         std: float | None = None,
     ) -> None:
+        check_no_topology(padding_idx=padding_idx)
         dense = nn.Embedding(num_embeddings, embedding_dim, padding_idx, device="meta", dtype=dtype)
         given: Any = schedule
         super().__init__(

@@ -5,7 +5,6 @@ What a layer does with its weight is in `layers`; how the weight is differentiat
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from typing import Any, ClassVar, NoReturn, Self
 import torch
 from torch import Tensor, nn
 
-from adntn import Generator, Options
+from adntn import Generator
 from adntn.backends import Differentiation, checked_differentiation
 from adntn.generator import TILED
 from adntn.machine import machine_of
@@ -23,7 +22,6 @@ from adntn.program.contract import check_contracts
 from adntn.program.schedule import Choice, checked_schedule, choose, rounded
 from adntn.program.task import ScheduleName, Task
 from adntn.tiling import Plan, Tiling, tiling
-from adntn.topologies import BY_NAME, TTN
 from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator_of
 from adntn_torch.differentiate import generate, prepare
 from adntn_torch.engine import engine as engine_of
@@ -38,38 +36,7 @@ DELTAS = "adntn_delta"
 UNLIMITED = 2**62
 
 
-class TakesTopology:
-    """What has a topology: its options come by name, or torch's arguments would swallow them, which take anything."""
-
-    __signature__: ClassVar[inspect.Signature]
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Keep the signature of the constructor, which that of `__new__` would hide."""
-        super().__init_subclass__(**options)
-        _, *parameters = inspect.signature(cls.__init__).parameters.values()
-        cls.__signature__ = inspect.Signature(parameters)
-
-    def __new__(cls, *arguments: Any, **named: Any) -> Self:
-        """Check how options are given.
-
-        Raises:
-            TypeError: if they stand in the place of another argument, or without their topology.
-        """
-        if cls.__init__.__module__.startswith("adntn_torch"):  # a user's own subclass may take what it likes
-            for one in arguments:
-                if isinstance(one, Options):
-                    raise TypeError(f"{cls.__name__} takes its topology by name: topology={one}")
-            for name in named:
-                owners = [topology for topology in BY_NAME.values() if name in topology.option_names]
-                if owners and name not in cls.__signature__.parameters:
-                    owner = TTN if TTN in owners else owners[0]
-                    raise TypeError(
-                        f"{cls.__name__} has no argument {name!r}; say topology={owner}.options({name}=...)"
-                    )
-        return super().__new__(cls)
-
-
-class GeneratedLayer(TakesTopology, nn.Module):
+class GeneratedLayer(nn.Module):
     """A layer of `torch.nn` whose weight is generated from cores; use `Linear`, `Conv2d`, `Embedding` ...
 
     The weight is computed anew on every access and is no parameter: what is written into it is lost.

@@ -19,7 +19,7 @@ from adntn.backends import Differentiation
 from adntn.materialising import can_be_kept
 from adntn.program.task import ScheduleName
 from adntn.tiling import Plan, tiling
-from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
+from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, check_no_topology
 from adntn_torch.generated import GeneratedLayer
 from adntn_torch.schedules import (
     contracted_linear,
@@ -86,6 +86,7 @@ class Linear(GeneratedLayer):
         seed: int | None = None,
         std: float | None = None,
     ) -> None:
+        check_no_topology(bias=bias)
         dense = nn.Linear(in_features, out_features, bias, device="meta", dtype=dtype)
         super().__init__(
             dense,
@@ -173,6 +174,7 @@ class _Convolution(GeneratedLayer):
         seed: int | None = None,
         std: float | None = None,
     ) -> None:
+        check_no_topology(stride=stride, padding=padding, dilation=dilation, groups=groups, bias=bias)
         dense: Any = self.dense_kind(
             in_channels,
             out_channels,

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from adntn.backends import Differentiation
 from adntn.program.task import ScheduleName
-from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions
+from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, check_no_topology
 from adntn_torch.generated import GeneratedLayer
 from adntn_torch.layers import Device, PaddingMode, Sizes
 
@@ -66,6 +66,7 @@ class _TransposedConvolution(GeneratedLayer):
         seed: int | None = None,
         std: float | None = None,
     ) -> None:
+        check_no_topology(stride=stride, padding=padding, output_padding=output_padding, groups=groups, bias=bias)
         build: Any = self.dense_kind
         dense = build(
             in_channels,

@@ -14,7 +14,6 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -23,7 +22,7 @@ from adntn.atomic import whole_file
 from adntn.benchmarking.machine import versions
 
 FOLDER = Path(__file__).with_name("reliability")
-#: Why mutants survive: patterns of "module.function number", and reasons.
+#: Why mutants survive: reasons, and what they are reasons for as "module.function number".
 SURVIVORS = Path(__file__).with_name("survivors.toml")
 ROOT = Path(__file__).parents[2]
 #: Whose versions say under which conditions a check was made.
@@ -108,31 +107,37 @@ def mutants(text: str) -> list[dict[str, Any]]:
     ]
 
 
-def survivors(text: str, reasons: Mapping[str, str]) -> str:
-    r"""Return a list of the mutants that survived, by the reasons that patterns of their names give.
+def survivors(text: str, reasons: Mapping[str, Sequence[str]]) -> str:
+    r"""Return a list of the mutants that no test tells from the original, by reason.
 
-    >>> text = "adntn.program.path.x_quick_path__mutmut_7: survived\n adntn.program.ir.x_a__mutmut_1: survived"
-    >>> print(survivors(text, {"path.*": "another path, the same weight"}))
-    Survived, and why:
+    >>> text = "adntn.program.path.x_quick_path__mutmut_7: survived\n adntn.program.ir.x_a__mutmut_1: no tests"
+    >>> print(survivors(text, {"another path, the same weight": ["path.quick_path 7"]}))
+    Survived, or run by none of these tests, and why:
     <BLANKLINE>
     - another path, the same weight: path.quick_path 7
     - not looked into: ir.a 1
+
+    Raises:
+        ValueError: if a mutant that has a reason did not survive.
     """
-    found: dict[str, list[str]] = {why: [] for why in (*reasons.values(), "not looked into")}
-    for name, number in re.findall(r"adntn\.program\.(\S+)__mutmut_(\d+): survived$", text, flags=re.M):
-        plain = re.sub(r"\bx_|xǁ", "", name).replace("ǁ", ".")
-        why = next((why for pattern, why in reasons.items() if fnmatchcase(f"{plain} {number}", pattern)), None)
-        found[why or "not looked into"].append(f"{plain} {number}")
-    rows = (f"- {why}: {', '.join(names)}" for why, names in found.items() if names)
-    return "\n".join(["Survived, and why:", "", *rows])
+    found = re.findall(r"adntn\.program\.(\S+)__mutmut_(\d+): (?:survived|no tests)$", text, flags=re.M)
+    names = [f"{re.sub(r'[.]x[_ǁ]', '.', name).replace('ǁ', '.')} {number}" for name, number in found]
+    explained = [name for known in reasons.values() for name in known]
+    if gone := sorted({*explained} - {*names}):
+        raise ValueError(f"{SURVIVORS.name} has reasons for mutants that did not survive: {', '.join(gone)}")
+    rest = {"not looked into": [name for name in names if name not in explained]}
+    rows = (f"- {why}: {', '.join(known)}" for why, known in (dict(reasons) | rest).items() if known)
+    return "\n".join(["Survived, or run by none of these tests, and why:", "", *rows])
 
 
 def check_mutation(arguments: argparse.Namespace) -> None:
     """Write how many mutants of each module the tests tell from the original, and why they do not tell the others."""
     text = arguments.report.read_text(encoding="utf-8")
     reasons = tomllib.loads(SURVIVORS.read_text(encoding="utf-8"))
+    rows = mutants(text)
+    total = {"module": "all", **{key: sum(row[key] for row in rows) for key in rows[0] if key != "module"}}
     what = "Changes of one token in the programs' modules, and whether a test fails"
-    write("mutation", what, arguments.command, mutants(text), notes=[survivors(text, reasons)])
+    write("mutation", what, arguments.command, [*rows, total], notes=[survivors(text, reasons)])
 
 
 def check_supply(arguments: argparse.Namespace) -> None:

@@ -195,3 +195,9 @@ def test_optax_trains_the_cores(engine, path):
     assert losses[-1] < 0.5 * losses[0]
     outputs = eqx.filter_jit(lambda model, x: (jax.vmap(model)(x), jax.vmap(model.to_dense())(x)))
     np.testing.assert_allclose(*outputs(model, x), rtol=1e-5, atol=1e-6)
+
+
+def test_a_topology_in_the_place_of_another_argument_is_refused():
+    for layer, sizes, argument in ((generated.Linear, (6, 4), "use_bias"), (generated.Conv2d, (3, 4, 3), "stride")):
+        with pytest.raises(TypeError, match=f"{argument} must not be a topology: give it by name, topology=TTN"):
+            layer(*sizes, adntn.TTN.options(bond=2), key=KEY)

@@ -182,31 +182,20 @@ def test_loaded_cores_may_come_from_numpy_and_are_checked_before_they_are_copied
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("kind", "sizes", "argument"),
     [
-        (lambda options: adntn_torch.Linear(16, 8, options), "Linear takes its topology by name: topology=TTN"),
-        (lambda options: adntn_torch.Conv2d(3, 8, 3, options), "Conv2d takes its topology by name"),
-        (lambda options: adntn_torch.Embedding(16, 8, options), "Embedding takes its topology by name"),
-        (lambda options: adntn_torch.MultiheadAttention(16, 4, options), "MultiheadAttention takes its topology by"),
-        (
-            lambda options: adntn_torch.Linear(16, 8, bond=2),
-            r"no argument 'bond'; say topology=adntn.TTN.options\(bond",
-        ),
-        (lambda options: adntn_torch.Linear(16, 8, rank=2), r"'rank'; say topology=adntn.LowRank.options\(rank=...\)"),
-        (lambda options: adntn_torch.Linear(16, 8, biass=False), "unexpected keyword argument 'biass'"),
+        ("Linear", (16, 8), "bias"),
+        ("Conv2d", (3, 8, 3), "stride"),
+        ("ConvTranspose1d", (3, 8, 3), "stride"),
+        ("Embedding", (16, 8), "padding_idx"),
+        ("BatchedLinear", (2, 16, 8), "bias"),
+        ("MultiheadAttention", (16, 4), "dropout"),
     ],
 )
-def test_options_that_are_given_as_something_else_are_named(call, message):
-    with pytest.raises(TypeError, match=message):
-        call(adntn.TTN.options(bond=2))
-
-
-def test_a_subclass_may_take_options_as_it_likes():
-    class Own(adntn_torch.Linear):
-        def __init__(self, options, bond):
-            super().__init__(16, 8, topology=options(bond=bond))
-
-    assert Own(adntn.TTN.options, bond=3).generator == adntn.TTN((8, 16), bond=3)
+@pytest.mark.parametrize("topology", [adntn.TTN, adntn.TTN.options(bond=2), lambda shape: adntn.TTN(shape, bond=3)])
+def test_a_topology_in_the_place_of_another_argument_is_refused(kind, sizes, argument, topology):
+    with pytest.raises(TypeError, match=f"{argument} must not be a topology: give it by name, topology="):
+        getattr(adntn_torch, kind)(*sizes, topology)
 
 
 @pytest.mark.parametrize("value", [torch.zeros(8, 16), nn.Parameter(torch.zeros(8, 16)), None], ids=type)

@@ -21,7 +21,7 @@ from adntn.network import SCALE
 from adntn.program.schedule import Choice
 from adntn.program.task import ScheduleName
 from adntn.tiling import tiling
-from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, generator_of
+from adntn.topologies.layers import DEFAULT_TOPOLOGY, TopologyOptions, check_no_topology, generator_of
 from adntn_jax import tiles
 from adntn_jax.again import made_again
 from adntn_jax.contracting import contracted
@@ -76,6 +76,7 @@ class GeneratedLayer(eqx.Module):
         memory_limit: int | None,
     ) -> None:
         """Build the layer that stands for `dense_kind(**arguments)`."""
+        check_no_topology(**arguments)
         build, number = type(self).dense_kind, checked_dtype(dtype)
         dense: Any = eqx.filter_eval_shape(lambda key: build(**arguments, dtype=number, key=key), key)
         for name in self.dense_arguments:
