@@ -122,7 +122,11 @@ def _named(schedule: ScheduleName, memory_limit: int | None, written: bool) -> S
 
 
 def _task(generator: Generator, cores: Mapping[str, Array], rows: int, *, training: bool, streams: bool) -> Task:
-    dtype = dtype_name(cores[SCALE])
+    return task_of(generator, dtype_name(cores[SCALE]), rows, training=training, streams=streams)
+
+
+def task_of(generator: Generator, dtype: str, rows: int, *, training: bool, streams: bool = True) -> Task:
+    """Return what applying a generator of cores of a number type to so many rows is, for the choice of its schedule."""
     keeps = training and streams and can_be_kept(generator.network, dtype)
     return Task(generator.network, generator.paths, rounded(rows), training, ITEMSIZES[dtype], streams, keeps=keeps)
 

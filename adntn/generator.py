@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from adntn.applying import applied, applied_vjp, tiled_vjp
+from adntn.applying import applied, applied_vjp, task_of, tiled_vjp
 from adntn.arrays import (
     DTYPES,
     ITEMSIZES,
@@ -27,7 +27,6 @@ from adntn.arrays import (
 from adntn.gathering import rows, rows_vjp
 from adntn.initialise import check_scale, initial_cores
 from adntn.machine import machine, machine_of
-from adntn.materialising import can_be_kept
 from adntn.network import SCALE, Network
 from adntn.parts import Parts, parts_of
 from adntn.program.adjoint import Adjoint, adjoint
@@ -36,9 +35,9 @@ from adntn.program.ir import Program
 from adntn.program.lower import choose_paths, lower
 from adntn.program.path import Paths
 from adntn.program.run import run
-from adntn.program.schedule import checked_schedule, choose, rounded
+from adntn.program.schedule import checked_schedule, choose
 from adntn.program.tangent import Tangent, tangent
-from adntn.program.task import ScheduleName, Task
+from adntn.program.task import ScheduleName
 from adntn.report import Report, report
 from adntn.second_order import weight_and_tangent
 from adntn.shapes import Assembly
@@ -423,8 +422,7 @@ class Generator:
             if isinstance(rows, bool) or not hasattr(rows, "__index__") or rows < 1:
                 raise ValueError(f"rows must be a positive integer, or None, got {rows!r}")
             dtype = "bfloat16" if itemsize < 4 else "float64" if itemsize > 4 else "float32"
-            keeps = training and can_be_kept(self.network, dtype)
-            task = Task(self.network, self.paths, rounded(rows.__index__()), training, itemsize, keeps=keeps)
+            task = replace(task_of(self, dtype, rows.__index__(), training=training), itemsize=itemsize)
             choice = choose(task, machine(backend, dtype), checked_schedule(schedule, memory_limit), memory_limit)
         return report(self.network, self.program, self.adjoint, itemsize, choice)
 

@@ -125,18 +125,17 @@ def choose(task: Task, machine: Machine, schedule: ScheduleName = "auto", memory
     if schedule == "contract" and all(one.schedule != "contract" for one in every):
         every = (*every, contracted_forecast(task, machine))
     named = [one for one in every if schedule in {"auto", one.schedule}]
-    fitting = [one for one in named if allowed is None or one.bytes <= allowed]
-    if not fitting and memory_limit is not None:
-        least = min(named, key=lambda one: one.bytes)
+    taken = _best(named, allowed)
+    fits = allowed is None or taken.bytes <= allowed
+    if not fits and memory_limit is not None:
         raise ValueError(
             f"memory_limit={memory_limit:,} bytes is too little for the shape {task.network.layout.shape}, up to"
-            f" {task.rows:,} rows and schedule {schedule!r}: the least that works is {least.bytes:,} ({least.schedule})"
+            f" {task.rows:,} rows and schedule {schedule!r}: the least that works is {taken.bytes:,} ({taken.schedule})"
         )
-    taken = _best(named, allowed)
     plans_of = {name: [one for one in every if one.schedule == name] for name in SCHEDULES}
     best = {name: _best(plans, limit) for name, plans in plans_of.items() if plans} | {taken.schedule: taken}
-    reason = _reason(schedule, memory_limit, allowed, fitting)
-    return Choice(taken, reason, tuple(best.values()), limit if fitting else None, dense_forecast(task, machine))
+    reason = _reason(schedule, memory_limit, allowed, fits)
+    return Choice(taken, reason, tuple(best.values()), limit if fits else None, dense_forecast(task, machine))
 
 
 def _best(forecasts: Sequence[Forecast], limit: int | None) -> Forecast:
@@ -155,10 +154,10 @@ def _allowed(task: Task, schedule: ScheduleName) -> int | None:
     return beyond if schedule == "stream" else None
 
 
-def _reason(schedule: ScheduleName, memory_limit: int | None, allowed: int | None, fitting: list[Forecast]) -> str:
+def _reason(schedule: ScheduleName, memory_limit: int | None, allowed: int | None, fits: bool) -> str:
     if schedule != "auto":
         return "as asked for"
-    if not fitting:
+    if not fits:
         return "which takes the least memory"
     limit = f"the dense layer's {allowed:,} bytes"
     if memory_limit is not None:

@@ -39,11 +39,6 @@ class Topology(Generic[P]):
         """
         return self.options(*args, **kwargs)(shape)
 
-    @property
-    def option_names(self) -> tuple[str, ...]:
-        """What `options` takes."""
-        return tuple(inspect.signature(self.build).parameters)[1:]
-
     def options(self, *args: P.args, **kwargs: P.kwargs) -> Options:
         """Return the options without a shape: a value to keep, compare, print, pickle, and call with a shape.
 
@@ -54,7 +49,8 @@ class Topology(Generic[P]):
         try:
             bound = inspect.Signature(parameters).bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{self.name}: {error}; its options are {', '.join(self.option_names)}") from None
+            names = ", ".join(parameter.name for parameter in parameters)
+            raise TypeError(f"{self.name}: {error}; its options are {names}") from None
         return Options(self, tuple((name, _frozen(value)) for name, value in bound.arguments.items()))
 
     def __repr__(self) -> str:
