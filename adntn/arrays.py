@@ -228,10 +228,9 @@ def place(array: Array, backend: str, dtype: str, device: Any = None) -> Array:
     except (ImportError, ModuleNotFoundError) as error:
         if backend in EXTRAS:
             raise ImportError(f'backend {backend!r} is not installed; try: pip install "adntn[{backend}]"') from error
-        meant = difflib.get_close_matches(backend, ("numpy", *EXTRAS), n=1)
         raise ImportError(
-            f"backend {backend!r} is not installed, or is no array library"
-            f"{f' (did you mean {meant[0]!r}?)' if meant else ''}; adntn.backends() lists those known here"
+            f"backend {backend!r} is not installed, or is no array library{did_you_mean(backend, ('numpy', *EXTRAS))};"
+            " adntn.backends() lists those known here"
         ) from error
     except (AttributeError, TypeError) as error:
         raise ValueError(f"dtype {dtype!r} is unknown to {backend}") from error
@@ -251,6 +250,15 @@ def place(array: Array, backend: str, dtype: str, device: Any = None) -> Array:
         ) from error
     check_dtype(placed, dtype)
     return placed
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return a question for an error that names a wrong name, or nothing where none of those known is like it.
+
+    >>> did_you_mean("pytorch", ["numpy", "torch"]), did_you_mean("x", ["numpy"])
+    (" (did you mean 'torch'?)", '')
+    """
+    return "".join(f" (did you mean {one!r}?)" for one in difflib.get_close_matches(name, known, n=1))
 
 
 def check_dtype(array: Array, dtype: str) -> None:

@@ -8,7 +8,6 @@ NumPy is always there.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from adntn.arrays import DOUBLE_DTYPES, Array, namespace, place
+from adntn.arrays import DOUBLE_DTYPES, Array, did_you_mean, namespace, place
 from adntn.generator import Generator
 from adntn.machine import processors
 
@@ -222,10 +221,9 @@ def backend(name: str) -> Backend:
         return _loaded(entries[name])
     if not name.isidentifier() or not _is_installed(name):
         known = [NUMPY.name, *entries]
-        meant = "".join(f" (did you mean {one!r}?)" for one in difflib.get_close_matches(name, known, n=1))
         raise ImportError(
-            f"backend {name!r} is unknown{meant}: no plug-in and no installed library has that name; there are"
-            f" {', '.join(known)}, and any installed array library that autoray knows"
+            f"backend {name!r} is unknown{did_you_mean(name, known)}: no plug-in and no installed library has that"
+            f" name; there are {', '.join(known)}, and any installed array library that autoray knows"
         )
     try:
         namespace(name, is_complex=False)
